@@ -1,0 +1,3 @@
+//! The `bayplan-shim` binary; also answers to `containerd-shim-bayplan-v1`.
+
+fn main() {}

@@ -1,0 +1,153 @@
+//! What the engine and its shim say to each other beside containerd's Task API.
+//!
+//! Two files in the bundle and one ttrpc service. The files are the truth and survive both sides; the
+//! service only saves the other side a poll. Version 1 of it: fields are added, never changed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// File in the bundle, written by the engine before the task is created: [`Supervision`] as JSON. A shim
+/// that finds none behaves as containerd expects of a plain shim v2.
+pub const SUPERVISION_FILE: &str = "bayplan.json";
+/// File in the bundle, replaced by rename at each transition by the shim: [`TaskState`] as JSON.
+pub const STATE_FILE: &str = "state.json";
+/// File in the bundle on which a living shim holds an exclusive `flock`.
+pub const LOCK_FILE: &str = "shim.lock";
+/// The shim's socket in the bundle, mode 0600.
+pub const SOCKET_FILE: &str = "shim.sock";
+/// The ttrpc service beside `containerd.task.v2.Task`. Payloads are JSON.
+pub const SERVICE: &str = "bayplan.shim.v1.Supervisor";
+/// `Watch`: [`WatchRequest`] → [`TaskState`] as soon as `seq` is greater than `since`.
+pub const WATCH: &str = "Watch";
+/// `Reload`: `{}` → `{}`; reads [`SUPERVISION_FILE`] again.
+pub const RELOAD: &str = "Reload";
+/// `Stop`: [`StopRequest`] → [`TaskState`] once the process is gone; no restart follows. Durable before the signal is sent.
+pub const STOP: &str = "Stop";
+
+/// How the shim looks after its container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Supervision {
+    /// 1.
+    pub version: u32,
+    /// Path of the OCI runtime binary.
+    pub runtime: PathBuf,
+    /// Its `--root`.
+    pub runtime_root: PathBuf,
+    /// Pass `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// What to do after an exit.
+    pub restart: Restart,
+    /// Directory of the log files `<attempt>.log`; `None` discards output.
+    pub log_dir: Option<PathBuf>,
+    /// Rotate past this many bytes.
+    pub log_max_size: u64,
+    /// Files kept of one attempt, the current one included.
+    pub log_max_files: u32,
+    /// Number of this task's first attempt; the engine counts on from the task before.
+    pub first_attempt: u32,
+    /// Restarts counted so far, by tasks before this one of the same container.
+    pub restarts: u32,
+    /// `oom_score_adj` that the shim gives itself, best effort.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// The restart policy, as the shim carries it out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restart {
+    /// When.
+    pub policy: Policy,
+    /// At most so many restarts in a row.
+    pub limit: Option<u32>,
+    /// Milliseconds before the first restart.
+    pub initial_ms: u64,
+    /// Milliseconds at most.
+    pub max_ms: u64,
+}
+
+/// Restart when?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// After every exit.
+    Always,
+    /// After a status other than 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// Where a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskPhase {
+    /// Made, not started.
+    Created,
+    /// Its process lives.
+    Running,
+    /// Its process ended; the shim starts it again at `next_start`.
+    BackOff,
+    /// Ended for good by its restart policy (or limit).
+    Exited,
+    /// Ended because somebody asked for it.
+    Stopped,
+    /// The runtime could not start it (again); `reason` says why.
+    Failed,
+}
+
+/// One exit of the container's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// Exit status; 128 + N for signal N.
+    pub code: u32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed it for its memory limit.
+    pub oom_killed: bool,
+    /// When.
+    pub at: jiff::Timestamp,
+}
+
+/// All that is known of a task; each write has a higher `seq`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskState {
+    /// Counts writes, from 1.
+    pub seq: u64,
+    /// Where it is.
+    pub phase: TaskPhase,
+    /// The shim's own process id.
+    pub shim_pid: u32,
+    /// The container's process, while it lives.
+    pub pid: Option<u32>,
+    /// Number of the current or last attempt; its log is `<attempt>.log`.
+    pub attempt: u32,
+    /// Restarts since the container was made.
+    pub restarts: u32,
+    /// When the current or last attempt started.
+    pub started: Option<jiff::Timestamp>,
+    /// How the last attempt ended.
+    pub exit: Option<Exit>,
+    /// When the next attempt starts, in `BackOff`.
+    pub next_start: Option<jiff::Timestamp>,
+    /// Why it is where it is, for people.
+    pub reason: Option<String>,
+}
+
+/// Asks for the first state after this one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchRequest {
+    /// The `seq` already known; 0 gives the current state at once.
+    pub since: u64,
+}
+
+/// Asks for the end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StopRequest {
+    /// Signal number sent first.
+    pub signal: i32,
+    /// Milliseconds until SIGKILL to every process of the container.
+    pub grace_ms: u64,
+}
