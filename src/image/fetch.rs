@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::descriptor::Descriptor;
 use super::error::{ImageError, RegistryFailure};
 use super::ingest::Ingest;
-use super::registry::Session;
+use super::registry::{Session, Tries};
 use super::store::ContentStore;
 use crate::oci::Digest;
 
@@ -175,12 +175,12 @@ impl Fetcher {
         let mut sent = ingest.written();
         let mut report = Throttle::new(progress);
         let (chunks, writer) = write_behind(ingest, descriptor.clone(), Arc::clone(flow));
-        let mut tries = 0;
+        let mut tries = Tries::default();
         while sent < descriptor.size {
             let before = sent;
             let result = stream(session, descriptor, &mut sent, &chunks, &mut report).await;
             if sent - before >= WORTHWHILE {
-                tries = 0;
+                tries.forgive();
             }
             let why = match result {
                 Ok(()) => break,
@@ -188,12 +188,8 @@ impl Fetcher {
                 Err(Broke::Fatal(error)) => return Err(error),
                 Err(Broke::Registry(why)) => why,
             };
-            tries += 1;
-            let Some(asked) = why.transient().filter(|_| tries < super::registry::MAX_TRIES) else {
-                return Err(session.error(why));
-            };
-            tracing::debug!(blob = %descriptor.digest, at = sent, tries, "stream broke and is taken up again: {why}");
-            tokio::time::sleep(super::registry::back_off(tries, asked)).await;
+            tracing::debug!(blob = %descriptor.digest, at = sent, "stream broke: {why}");
+            tries.pause(why).await.map_err(|why| session.error(why))?;
         }
         drop(chunks);
         joined(writer).await?;

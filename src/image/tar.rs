@@ -357,11 +357,12 @@ fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// The header's checksum, over unsigned or, as some old tars had it, signed bytes.
 fn check(header: &[u8; BLOCK]) -> io::Result<()> {
-    let wanted = number(&header[148..156])?;
+    let not_tar = || bad("it is not a tar archive, or a damaged one");
+    let wanted = number(&header[148..156]).map_err(|_| not_tar())?;
     let bytes = || header.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { b' ' } else { *b });
     let unsigned: i64 = bytes().map(i64::from).sum();
     let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
-    if wanted == unsigned || wanted == signed { Ok(()) } else { Err(bad("it is not a tar archive, or a damaged one")) }
+    if wanted == unsigned || wanted == signed { Ok(()) } else { Err(not_tar()) }
 }
 
 /// An octal number padded by blanks and NULs, or GNU's base 256.

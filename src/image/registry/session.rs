@@ -19,7 +19,7 @@ use crate::oci::{Digest, Reference};
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;
 /// Attempts of one request or one stream without progress.
-pub const MAX_TRIES: u32 = 5;
+const MAX_TRIES: u32 = 5;
 
 /// The conversation. Cheap to clone.
 #[derive(Clone)]
@@ -79,16 +79,14 @@ impl Session {
     /// A manifest or index by tag or digest.
     pub async fn manifest(&self, name: &str) -> Result<Manifest, ImageError> {
         let path = format!("manifests/{name}");
-        let got = self
-            .retrying(async || {
-                let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-                let mut response = self.send(&ask).await?;
-                let media_type = content_type(&response);
-                let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
-                Ok((media_type, bytes))
-            })
-            .await
-            .map_err(|why| self.error(why))?;
+        let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let mut tries = Tries::default();
+        let got = loop {
+            match self.document(&ask).await {
+                Ok(got) => break got,
+                Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
+            }
+        };
         let (media_type, Some(bytes)) = got else {
             return Err(ImageError::TooLarge {
                 what: format!("image {}: its manifest", self.reference),
@@ -101,12 +99,14 @@ impl Session {
     /// What a manifest's headers say, without its bytes.
     pub async fn head(&self, name: &str) -> Result<Head, ImageError> {
         let path = format!("manifests/{name}");
-        let response = self
-            .retrying(async || {
-                self.send(&Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 }).await
-            })
-            .await
-            .map_err(|why| self.error(why))?;
+        let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let mut tries = Tries::default();
+        let response = loop {
+            match self.send(&ask).await {
+                Ok(response) => break response,
+                Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
+            }
+        };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
         Ok(Head {
             media_type: content_type(&response),
@@ -137,18 +137,12 @@ impl Session {
         }
     }
 
-    /// Tries again what may succeed a moment later.
-    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T, RegistryFailure>) -> Result<T, RegistryFailure> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match attempt().await {
-                Err(why) if tries < MAX_TRIES && why.transient().is_some() => {
-                    tokio::time::sleep(back_off(tries, why.transient().flatten())).await;
-                }
-                other => return other,
-            }
-        }
+    /// Media type and bytes; `None` for more bytes than a manifest may have.
+    async fn document(&self, ask: &Ask<'_>) -> Result<(String, Option<Vec<u8>>), RegistryFailure> {
+        let mut response = self.send(ask).await?;
+        let media_type = content_type(&response);
+        let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
+        Ok((media_type, bytes))
     }
 
     /// One request by the scheme the host speaks; a response that is not success is an error.
@@ -367,9 +361,33 @@ fn shown_host(url: &Url) -> String {
     }
 }
 
+/// Attempts at one thing, and the pauses between them.
+#[derive(Default)]
+pub struct Tries(u32);
+
+impl Tries {
+    /// Progress was made: what broke before does not count any more.
+    pub fn forgive(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Waits before the next attempt; gives the failure back when it will not pass by itself or there were
+    /// attempts enough.
+    pub async fn pause(&mut self, why: RegistryFailure) -> Result<(), RegistryFailure> {
+        self.0 += 1;
+        match why.transient() {
+            Some(asked) if self.0 < MAX_TRIES => {
+                tokio::time::sleep(back_off(self.0, asked)).await;
+                Ok(())
+            }
+            _ => Err(why),
+        }
+    }
+}
+
 /// The pause before try `tries + 1`: 0.2 s doubling to 5 s with up to half as much again at random, or
 /// what `Retry-After` asked for, at most half a minute.
-pub fn back_off(tries: u32, asked: Option<Duration>) -> Duration {
+fn back_off(tries: u32, asked: Option<Duration>) -> Duration {
     use std::hash::{BuildHasher, Hasher};
     if let Some(asked) = asked {
         return asked.min(Duration::from_secs(30));
