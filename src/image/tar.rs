@@ -126,7 +126,8 @@ impl<R: Read> Reader<R> {
     }
 
     fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
-        loop {
+        // Two zero blocks end the archive; a lone one is passed over, as GNU tar does.
+        for _ in 0..2 {
             let mut header = [0; BLOCK];
             if self.inner.fill_buf()?.is_empty() {
                 return Ok(None);
@@ -136,18 +137,8 @@ impl<R: Read> Reader<R> {
                 check(&header)?;
                 return Ok(Some(header));
             }
-            // Two zero blocks end the archive; a lone one is passed over, as GNU tar does.
-            let mut second = [0; BLOCK];
-            if self.inner.fill_buf()?.is_empty() {
-                return Ok(None);
-            }
-            self.block(&mut second)?;
-            if second == [0; BLOCK] {
-                return Ok(None);
-            }
-            check(&second)?;
-            return Ok(Some(second));
         }
+        Ok(None)
     }
 
     fn block(&mut self, block: &mut [u8; BLOCK]) -> io::Result<()> {

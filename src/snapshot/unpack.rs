@@ -209,7 +209,9 @@ impl Snapshots {
     fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
         let store = &self.inner.store;
         let digest = &layer.descriptor.digest;
-        let blob = source.open(layer).map_err(|source| SnapshotError::Source { layer: digest.clone(), source })?;
+        let blob = source
+            .open(layer)
+            .map_err(|source| SnapshotError::Source { layer: digest.clone(), source: Box::new(source) })?;
         let stream = compression::reader(blob)
             .map_err(|e| SnapshotError::Stream { layer: digest.clone(), why: e.to_string() })?;
         let draft = store.draft(record)?;

@@ -77,7 +77,10 @@ impl Sink<'_> {
 
 /// What archives hold, by what tells one version of a file from another.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<PathBuf, (Stamp, Arc<Vec<Imported>>)>>);
+pub(super) struct Cache(Mutex<HashMap<PathBuf, Known>>);
+
+/// An archive's images as of a version of its file.
+type Known = (Stamp, Arc<Vec<Imported>>);
 
 /// Device, inode, size, and modification time in seconds and nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);

@@ -85,7 +85,7 @@ fn wrong_lengths_are_refused() {
     // A Content-Length larger than what comes: broken, tried again, given up.
     let (error, text) = pull(small, move |r| {
         let reply = Reply::new(200, "application/octet-stream", bytes.clone());
-        is_layer(r, &digest).then(|| Reply { cut: Some(10), ..reply })
+        is_layer(r, &digest).then_some(Reply { cut: Some(10), ..reply })
     });
     assert!(matches!(error, ImageError::Registry { .. }), "{error}");
     assert!(text.contains("broke the connection"), "{text}");
@@ -97,7 +97,7 @@ fn a_stall_ends() {
     let begun = Instant::now();
     let (_, text) = pull(small, move |r| {
         let reply = Reply::new(200, "application/octet-stream", bytes.clone());
-        is_layer(r, &digest).then(|| Reply { cut: Some(10), stall: true, ..reply })
+        is_layer(r, &digest).then_some(Reply { cut: Some(10), stall: true, ..reply })
     });
     assert!(text.contains("sent nothing for"), "{text}");
     assert!(begun.elapsed() < Duration::from_secs(30));

@@ -1,12 +1,14 @@
 //! Pulls that share, resume, and find things half-done.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::fixture::{Blobs, LayerTar, noise};
 use super::registry::Node;
 use super::server::{Reply, Server};
-use crate::image::{Image, ImageError, PullOptions, silent};
+use crate::image::{Image, ImageError, PullOptions, RegistryConfig, Timeouts, silent};
 use crate::oci::Reference;
 
 fn options() -> PullOptions {
@@ -169,5 +171,46 @@ fn pulls_that_wait_for_a_failing_fetch_fail_with_their_own_name() {
             let ImageError::Registry { reference: named, .. } = &error else { panic!("{error}") };
             assert_eq!(named, &reference.to_string());
         }
+    });
+}
+
+#[test]
+fn a_blob_can_be_read_while_it_comes() {
+    let timeouts = Timeouts { stall: Duration::from_millis(500), ..Timeouts::default() };
+    let node = Node::new(RegistryConfig { auth_files: Vec::new(), timeouts, ..RegistryConfig::default() });
+    node.runtime.block_on(async {
+        let mut blobs = Blobs::default();
+        let image = big_image(&mut blobs, &noise(1_000_000, 4), 1);
+        let (digest, bytes) = blobs.0.iter().max_by_key(|(_, b)| b.len()).map(|(d, b)| (d.clone(), b.clone())).unwrap();
+        let content = bytes.clone();
+        let layer = digest.clone();
+        // Half of it, then silence until the stall is noticed and the rest is asked for.
+        let server = Server::start(blobs, &[("a", &image)], move |request| {
+            let first = request.path.ends_with(layer.hex()) && !request.headers.contains_key("range");
+            let reply = Reply::new(200, "application/octet-stream", content.clone());
+            first.then_some(Reply { cut: Some(500_000), stall: true, ..reply })
+        })
+        .await;
+        let reference: Reference = format!("{}/lab/app:a", server.host).parse().unwrap();
+        let images = node.images.clone();
+        let pull = tokio::spawn(async move { images.pull(&reference, &options(), silent()).await });
+        let mut growing = loop {
+            match node.images.inner.fetcher.follow(&digest) {
+                Some(growing) => break growing,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        // A thread of its own, as unpacking has.
+        let reader = std::thread::spawn(move || {
+            let mut first = vec![0; 1000];
+            growing.read_exact(&mut first).unwrap();
+            let early = Instant::now();
+            growing.read_to_end(&mut first).unwrap();
+            (first, early.elapsed())
+        });
+        pull.await.unwrap().unwrap();
+        let (read, waited) = reader.join().unwrap();
+        assert!(read == bytes);
+        assert!(waited > Duration::from_millis(100), "the first bytes came with the last ones");
     });
 }

@@ -18,6 +18,11 @@ pub struct Registry {
 
 impl Registry {
     pub fn start(htpasswd: Option<(&str, &str)>) -> Self {
+        Self::start_with(htpasswd, false)
+    }
+
+    /// With `tls`, by a certificate that only `ca.pem` in its directory vouches for.
+    pub fn start_with(htpasswd: Option<(&str, &str)>, tls: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The port may be taken by another between our look and the registry's: then it is tried again.
         for _ in 0..10 {
@@ -28,10 +33,11 @@ impl Registry {
                 assert!(made.status.success());
                 format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display())
             });
+            let tls = if tls { certificate(dir.path()) } else { String::new() };
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{auth}",
+                 storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'{tls}}}\n{auth}",
                 dir.path().join("data").display()
             );
             std::fs::write(&config, text).unwrap();
@@ -74,6 +80,21 @@ impl Registry {
     pub fn path(&self) -> PathBuf {
         self.dir.path().to_owned()
     }
+}
+
+/// A self-signed certificate, and the configuration that uses it.
+fn certificate(dir: &Path) -> String {
+    let (cert, key) = (dir.join("ca.pem"), dir.join("key.pem"));
+    let out = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    format!(", tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
 }
 
 impl Drop for Registry {
@@ -232,4 +253,27 @@ fn a_registry_with_basic_authentication_takes_what_auth_json_has() {
     // Given by hand, no file is needed.
     let given = PullOptions { credentials: Some(("admin".into(), "pass:word".into())), ..options("linux/amd64") };
     assert_eq!(anonymous.pull(&name, &given).unwrap().manifest.digest, image.digest);
+}
+
+#[test]
+fn a_loopback_registry_with_tls_only_is_found_and_trusted_only_when_asked() {
+    let registry = Registry::start_with(None, true);
+    let dir = tempfile::tempdir().unwrap();
+    let mut blobs = Blobs::default();
+    let image = blobs.image("amd64", &two_layers(b"x"));
+    blobs.layout(dir.path(), &[("x", &image)]);
+    registry.push(dir.path(), "x", "lab/tls:1", &[]);
+    let name = format!("{}/lab/tls:1", registry.host);
+    let node = Node::plain();
+    let error = node.pull(&name, &options("linux/amd64")).unwrap_err();
+    assert!(matches!(&error, ImageError::Registry { why: RegistryFailure::Tls(_), .. }), "{error}");
+    let fault = crate::error::Fault::from(error);
+    let help = fault.help.unwrap();
+    assert!(help.contains("hosts.toml") && help.contains("-k"), "{help}");
+    let trusting = PullOptions { skip_verify: true, ..options("linux/amd64") };
+    assert_eq!(node.pull(&name, &trusting).unwrap().manifest.digest, image.digest);
+    // Plain HTTP by force is not answered, and says so.
+    let plain = PullOptions { plain_http: true, ..options("linux/amd64") };
+    let text = Node::plain().pull(&name, &plain).unwrap_err().to_string();
+    assert!(text.contains("HTTPS server"), "{text}");
 }

@@ -137,7 +137,7 @@ fn an_image_with_deletions_links_attributes_and_many_files_is_the_same_tree() {
         .file("srv/back", b"1")
         .hard_link("srv/back2", "srv/back")
         .done();
-    same(&[base.clone()]);
+    same(std::slice::from_ref(&base));
     same(&[base.clone(), second.clone()]);
     same(&[base, second, third]);
 }
