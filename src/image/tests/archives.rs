@@ -130,6 +130,26 @@ fn links_between_equal_layers_work_and_links_out_of_the_archive_do_not() {
 }
 
 #[test]
+fn configurations_and_layers_may_have_any_name() {
+    // As go-containerregistry (crane, ko, kaniko) writes them.
+    let tar = LayerTar::new().file("a", b"1").done();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar)]}})
+    .to_string();
+    let name = Digest::of(config.as_bytes()).to_string();
+    let manifest = serde_json::json!([{"Config": name, "RepoTags": ["ko.local/x:1"], "Layers": ["aa.tar.gz"]}]);
+    let archive = LayerTar::new()
+        .file(&name, config.as_bytes())
+        .file("aa.tar.gz", &gzip(&tar))
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .done();
+    let node = Node::plain();
+    let imported = node.images.import("x", &archive[..]).unwrap();
+    let image = node.images.load_image(&imported[0].target.digest, &"linux/amd64".parse().unwrap()).unwrap();
+    assert_eq!(image.layers[0].descriptor.media_type, "application/vnd.oci.image.layer.v1.tar+gzip");
+}
+
+#[test]
 fn a_changed_archive_is_read_again() {
     let node = Node::plain();
     let path = node.root.path().join("a.tar");

@@ -93,6 +93,30 @@ fn same(tars: &[Vec<u8>]) {
     assert_eq!(ours.len(), theirs.len());
 }
 
+#[test]
+fn an_image_of_127_layers_mounts_by_relative_names() {
+    let node = Node::new();
+    let layers: Vec<_> = (0..127).map(|n| LayerTar::new().file(&format!("f{n}"), b"1").done()).collect();
+    let image = node.image(&layers);
+    node.unpack(&image).unwrap();
+    let snapshots = node.root.path().join("snapshots").canonicalize().unwrap();
+    let lower = node.snapshots.lower_dirs(&image).unwrap();
+    let relative: Vec<_> = lower.iter().map(|p| p.strip_prefix(&snapshots).unwrap().to_str().unwrap()).collect();
+    let options = format!("lowerdir={}", relative.join(":"));
+    // A page is what mount(2) takes.
+    assert!(options.len() < 2048, "{}", options.len());
+    let mounted = tempfile::tempdir().unwrap();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-t", "overlay", "overlay", "-o", options]).arg(mounted.path()).current_dir(&snapshots);
+        command.output().unwrap()
+    };
+    let out = mount(&options);
+    let _umount = Mounted(mounted);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(fs::read_dir(_umount.0.path()).unwrap().count(), 127);
+}
+
 /// A tar made by GNU tar of a directory that `make` fills.
 fn packed(make: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();

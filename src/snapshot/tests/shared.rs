@@ -123,8 +123,42 @@ fn collection_keeps_chains_that_are_named_and_those_below_them() {
     assert!(node.snapshots.is_unpacked(&kept) && !node.snapshots.is_unpacked(&other));
     assert_eq!((node.names("l").len(), node.snapshots.list().unwrap().len()), (2, 2));
     node.unpack(&other).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(node.snapshots.gc_older_than(&HashSet::new(), hour).unwrap().snapshots, 0);
     assert_eq!(node.snapshots.gc(&HashSet::new()).unwrap().snapshots, 4);
     assert!(node.names("l").is_empty());
+}
+
+#[test]
+fn collection_beside_unpacking_never_breaks_an_image() {
+    let node = Node::new();
+    let images = [node.image(&[base(), top("a"), top("x")]), node.image(&[base(), top("b")])];
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                node.snapshots.gc(&HashSet::new()).unwrap();
+            }
+        });
+        let workers: Vec<_> = images
+            .iter()
+            .map(|image| {
+                let node = &node;
+                scope.spawn(move || {
+                    for _ in 0..30 {
+                        node.unpack(image).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|w| w.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok));
+    });
+    for image in &images {
+        node.unpack(image).unwrap();
+        assert_eq!(node.snapshots.lower_dirs(image).unwrap().len(), image.layers.len());
+    }
 }
 
 #[test]
