@@ -8,7 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 suite=bookworm
 packages="systemd systemd-sysv dbus udev kmod linux-image-cloud-amd64 initramfs-tools apparmor procps iproute2 attr \
- runc busybox-static docker-registry skopeo umoci apache2-utils zstd jq strace ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
+ runc busybox-static docker-registry containernetworking-plugins skopeo umoci apache2-utils zstd jq strace ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
 
 cache=${BAYPLAN_VM_CACHE:-${XDG_CACHE_HOME:-/var/tmp}/bayplan-test-vm}
 id=$({ echo "$suite" $packages; cat "$here/guest/agent" "$here/guest/agent.service" "${BASH_SOURCE[0]}"; } | sha256sum | cut -c1-12)
@@ -52,6 +52,6 @@ ln -sf ../agent.service "$root/etc/systemd/system/multi-user.target.wants/agent.
 mkdir "$made/base"
 cp "$root"/boot/vmlinuz-* "$made/base/kernel"
 cp "$root"/boot/initrd.img-* "$made/base/initrd"
-mke2fs -q -t ext4 -m 1 -E lazy_itable_init=1 -d "$root" "$made/base/disk" 8G
+mke2fs -q -t ext4 -m 1 -E lazy_itable_init=1 -d "$root" "$made/base/disk" 8G >/dev/null
 mv "$made/base" "$base"
 echo "$base"
