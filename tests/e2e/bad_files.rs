@@ -28,8 +28,10 @@ fn with_image() -> TestNode {
     node
 }
 
-/// Each bad file with what it holds, and the line and column that its report must name (none: the file only).
-fn bad() -> Vec<(&'static str, Vec<u8>, Option<(u32, u32)>)> {
+/// A bad file's name, what it holds, and the line and column that its report must name (none: the file only).
+type BadFile = (&'static str, Vec<u8>, Option<(u32, u32)>);
+
+fn bad() -> Vec<BadFile> {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let row = vec![format!("*a{}", level - 1); 10].join(", ");

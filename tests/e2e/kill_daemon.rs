@@ -94,7 +94,7 @@ fn killed_at_random_instants_the_node_still_converges() {
                 };
                 item["status"]["phase"] == "Running"
                     && wanted.get(name).is_none_or(|value| environment(pid, "N") == Some(value.to_string()))
-                    && (name != "labelled" || item["metadata"]["labels"]["n"] == instant.to_string())
+                    && (name != "labelled" || item["metadata"]["labels"]["n"].as_str() == Some(&instant.to_string()))
             });
             (names == expected && as_wanted).then_some(())
         });
