@@ -99,30 +99,30 @@ pub fn mounts(dir: &Path) -> Vec<PathBuf> {
 fn cgroup_parents(dir: &Path) -> Vec<PathBuf> {
     let root = dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).join("r");
     let mark = Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..8].to_owned();
+    // By cgroup v2 or v1 with its controllers, and one slice deeper where systemd makes cgroups.
     let mut found = Vec::new();
-    let mut look = |base: &Path| {
-        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().contains(&mark) {
-                found.push(entry.path());
-            }
-        }
-    };
-    let base = Path::new("/sys/fs/cgroup");
-    look(base);
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        look(&entry.path());
+    let mut level = vec![PathBuf::from("/sys/fs/cgroup")];
+    for _ in 0..3 {
+        let (marked, others): (Vec<_>, Vec<_>) =
+            level.iter().flat_map(|path| directories(path)).partition(|path| path.to_string_lossy().contains(&mark));
+        found.extend(marked);
+        level = others;
     }
     found
+}
+
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// Cgroups below one, parents before children.
 fn children(cgroup: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(entry.path());
-            found.extend(children(&entry.path()));
-        }
+    for path in directories(cgroup) {
+        let below = children(&path);
+        found.push(path);
+        found.extend(below);
     }
     found
 }

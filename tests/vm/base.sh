@@ -8,7 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 suite=bookworm
 packages="systemd systemd-sysv dbus udev kmod linux-image-cloud-amd64 initramfs-tools apparmor procps iproute2 attr \
- runc busybox-static docker-registry containernetworking-plugins skopeo umoci apache2-utils zstd jq strace ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
+ runc busybox-static docker-registry containernetworking-plugins skopeo umoci apache2-utils zstd jq strace make ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
 
 cache=${BAYPLAN_VM_CACHE:-${XDG_CACHE_HOME:-/var/tmp}/bayplan-test-vm}
 id=$({ echo "$suite" $packages; cat "$here/guest/agent" "$here/guest/agent.service" "${BASH_SOURCE[0]}"; } | sha256sum | cut -c1-12)
@@ -54,4 +54,6 @@ cp "$root"/boot/vmlinuz-* "$made/base/kernel"
 cp "$root"/boot/initrd.img-* "$made/base/initrd"
 mke2fs -q -t ext4 -m 1 -E lazy_itable_init=1 -d "$root" "$made/base/disk" 8G >/dev/null
 mv "$made/base" "$base"
+# Bases of older lists that nothing has used for a week.
+find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +7 ! -name "$id" -exec rm -rf {} + || true
 echo "$base"
