@@ -16,7 +16,7 @@ use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::image::Progress;
 use crate::manifest::{Kind, ResourceKey};
-use crate::plan::{Action, Desired, Plan, ReferenceRole, Step};
+use crate::plan::{Action, Desired, Plan, Severity, Step};
 
 use super::Node;
 
@@ -60,7 +60,6 @@ impl Scope {
         Plan {
             steps: plan.steps.into_iter().filter(|step| wanted.contains(&step.key)).collect(),
             problems: plan.problems.into_iter().filter(|problem| keys.contains(&problem.key)).collect(),
-            ..Plan::default()
         }
     }
 }
@@ -151,7 +150,8 @@ impl Node {
             {
                 let _planning = self.planning.lock().await;
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
-                report.order(&plan).await;
+                report.order(&plan);
+                report.done_by_others(&plan, |key| self.is_claimed(key) || tried.contains(key)).await;
                 let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
                 for step in &plan.steps {
                     if let Some(receiver) = self.claimed(&step.key) {
@@ -225,7 +225,7 @@ pub(super) struct Counts {
 /// Tells outcomes in the order of the plan, however they come.
 struct Report {
     events: Option<mpsc::Sender<Result<ApplyEvent>>>,
-    order: Vec<ResourceKey>,
+    order: Vec<Step>,
     next: usize,
     ended: HashMap<ResourceKey, ApplyEvent>,
     told: HashSet<ResourceKey>,
@@ -251,11 +251,22 @@ impl Report {
         self.told.contains(key) || self.ended.contains_key(key)
     }
 
-    async fn order(&mut self, plan: &Plan) {
-        for step in &plan.steps {
-            if !self.order.contains(&step.key) {
-                self.order.push(step.key.clone());
-            }
+    fn order(&mut self, plan: &Plan) {
+        let known: HashSet<ResourceKey> = self.order.iter().map(|step| step.key.clone()).collect();
+        self.order.extend(plan.steps.iter().filter(|step| !known.contains(&step.key)).cloned());
+    }
+
+    /// Steps of ours that are gone from the plan without having been tried here: somebody else did them.
+    async fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
+        let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
+        let done: Vec<Step> = self
+            .order
+            .iter()
+            .filter(|step| !pending.contains(&step.key) && !self.has(&step.key) && !under_way(&step.key))
+            .cloned()
+            .collect();
+        for step in done {
+            self.ended(Outcome { step, result: Ok(()), millis: 0 }).await;
         }
     }
 
@@ -282,9 +293,9 @@ impl Report {
             }
         };
         self.ended.insert(key, event);
-        while let Some(key) = self.order.get(self.next) {
-            let Some(event) = self.ended.remove(key) else { break };
-            self.told.insert(key.clone());
+        while let Some(step) = self.order.get(self.next) {
+            let Some(event) = self.ended.remove(&step.key) else { break };
+            self.told.insert(step.key.clone());
             self.next += 1;
             self.tell(event).await;
         }
@@ -293,7 +304,7 @@ impl Report {
     async fn problem(&mut self, problem: crate::plan::Problem) {
         if self.problems.insert((problem.key.clone(), problem.message.clone())) {
             self.counts.touched.insert(problem.key.clone());
-            if problem.is_blocking() {
+            if problem.severity == Severity::Error {
                 self.counts.failed += 1;
                 self.counts.first_fault.get_or_insert_with(|| {
                     let mut fault = Fault::new(Class::No, problem.message.clone());
@@ -308,15 +319,10 @@ impl Report {
 
     /// Steps that somebody else did in the meantime have no outcome of their own; the rest is told now.
     async fn finish(&mut self) {
-        let rest: Vec<ApplyEvent> =
-            self.order.iter().skip(self.next).filter_map(|key| self.ended.remove(key)).collect();
-        for event in rest {
-            self.tell(event).await;
+        let untried: Vec<Step> = self.order.iter().filter(|step| !self.has(&step.key)).cloned().collect();
+        for step in untried {
+            let fault = Fault::new(Class::No, format!("{} was not tried: what it needs is not there yet", step.key));
+            self.ended(Outcome { step, result: Err(fault), millis: 0 }).await;
         }
     }
-}
-
-/// Whether a reference is only there for containers.
-pub(super) fn is_implied(role: &ReferenceRole) -> bool {
-    *role == ReferenceRole::Implied
 }

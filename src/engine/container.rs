@@ -281,8 +281,7 @@ impl Engine {
     async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
         let key = container_key(id);
         self.remove_data(id, record).await?;
-        self.store.declare(&[], std::slice::from_ref(&key))?;
-        self.memory.write().declared.remove(&key);
+        self.memory.declare(&self.store, Vec::new(), std::slice::from_ref(&key))?;
         self.store.remove_container(&id.0, &id.1)?;
         self.memory.write().containers.remove(id);
         self.remove_empty_directories(&id.0);

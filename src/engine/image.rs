@@ -45,14 +45,10 @@ impl Engine {
             source,
             resource: resource.cloned(),
         };
-        // An implied reference that became declared, or other labels: the bytes are here already.
-        let present = self.memory.read().references.get(&(key.namespace.clone(), reference.clone())).cloned();
-        if let Some(record) = present
-            && digest.is_none_or(|digest| *digest == record.digest)
-            && self.memory.read().complete.get(&record.digest) == Some(&true)
-            && (digest.is_some() || record.role != standing.role || standing.differs(&record))
+        // The planner gives the digest when it is known: bytes that are here are only named.
+        if let Some(digest) = digest
+            && let Some(target) = self.complete_target(digest).await
         {
-            let target = Descriptor { media_type: record.media_type, digest: record.digest, size: record.size };
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
         let platform = resource.and_then(|r| match &r.spec {
@@ -65,6 +61,18 @@ impl Engine {
             ..PullOptions::default()
         };
         self.fetch(key, reference, &options, standing, progress).await.map(drop)
+    }
+
+    /// The descriptor of an image all of which is in the store and unpacked.
+    async fn complete_target(self: &Arc<Self>, digest: &Digest) -> Option<Descriptor> {
+        let engine = Arc::clone(self);
+        let digest = digest.clone();
+        tokio::task::spawn_blocking(move || {
+            let image = engine.images.load_image(&digest, &Platform::host()).ok()?;
+            engine.snapshots.is_unpacked(&image).then_some(image.target)
+        })
+        .await
+        .ok()?
     }
 
     /// Fetches, unpacks and names an image.
@@ -284,16 +292,6 @@ impl Engine {
         })
         .await
         .unwrap_or_default()
-    }
-}
-
-impl Standing {
-    fn differs(&self, record: &ReferenceRecord) -> bool {
-        self.source != record.source
-            || self
-                .resource
-                .as_ref()
-                .is_some_and(|r| r.metadata.labels != record.labels || r.metadata.annotations != record.annotations)
     }
 }
 

@@ -16,6 +16,8 @@ pub type ContainerKey = (String, String);
 /// The records, by key.
 #[derive(Default)]
 pub struct Records {
+    /// Counts the changes of `declared`.
+    pub declarations: u64,
     /// Declared by `apply` and by hand.
     pub declared: BTreeMap<ResourceKey, DeclaredRecord>,
     /// Containers made.
@@ -37,6 +39,7 @@ impl Memory {
     /// Reads everything once.
     pub fn load(store: &Store) -> Result<Self, StoreError> {
         let records = Records {
+            declarations: 0,
             declared: store.declared()?.into_iter().map(|r| (r.key(), r)).collect(),
             containers: store
                 .containers()?
@@ -57,6 +60,20 @@ impl Memory {
     /// For reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Records> {
         self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits declarations set and dropped, and then shows them.
+    pub fn declare(&self, store: &Store, set: Vec<DeclaredRecord>, drop: &[ResourceKey]) -> Result<(), StoreError> {
+        store.declare(&set, drop)?;
+        let mut records = self.write();
+        for key in drop {
+            records.declared.remove(key);
+        }
+        for record in set {
+            records.declared.insert(record.key(), record);
+        }
+        records.declarations += 1;
+        Ok(())
     }
 
     /// For writing, behind the commit.

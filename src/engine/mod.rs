@@ -206,7 +206,12 @@ impl Engine {
             }
             (Some(Target::Container { resource, digest }), _) => match step.action {
                 Action::Update => self.update_container(key, resource, digest.as_ref(), source).await,
-                Action::Start => self.start_again(key).await,
+                Action::Start => {
+                    if !step.changes.is_empty() {
+                        self.update_container(key, resource, digest.as_ref(), source).await?;
+                    }
+                    self.start_again(key).await
+                }
                 _ => self.make_container(key, resource, digest.as_ref(), source).await,
             },
             (None, Kind::Container) => self.remove_container(&(key.namespace.clone(), key.name.clone())).await,

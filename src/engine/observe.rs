@@ -22,6 +22,8 @@ use super::{Engine, lock_of};
 pub enum Freshness {
     /// Asked now: somebody gave the command.
     Now,
+    /// Whatever was answered last: nobody is asked.
+    Known,
     /// Up to five minutes: something on the node changed, and registries must not hear of each such thing.
     Recent,
 }
@@ -167,9 +169,13 @@ impl Engine {
         for reference in wanted {
             let known = lock_of(&self.answers).get(&reference).cloned();
             match known {
-                Some((at, answer)) if freshness == Freshness::Recent && still_good(at, &answer) => {
+                Some((at, answer))
+                    if freshness == Freshness::Known
+                        || (freshness == Freshness::Recent && still_good(at, &answer)) =>
+                {
                     observed.remote.insert(reference, answer);
                 }
+                _ if freshness == Freshness::Known => {}
                 _ => {
                     let images = self.images.clone();
                     asked.push(tokio::spawn(async move {

@@ -225,9 +225,6 @@ pub struct Step {
     /// Keys of steps of the same plan that must have succeeded before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<ResourceKey>,
-    /// Who declares it now; absent for a removal and for what a container implies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
     /// What to bring about; absent for a removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
