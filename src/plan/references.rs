@@ -24,8 +24,8 @@ pub(super) type Name<'a> = (&'a str, &'a Reference);
 pub(super) enum Want<'a> {
     /// An `Image` from its registry.
     Pull { declared: &'a Declared, policy: PullPolicy },
-    /// An `Image` from an archive; `resource` is the one that goes with this reference.
-    Import { declared: &'a Declared, resource: Cow<'a, Resource>, archive: &'a str, digest: &'a Digest },
+    /// An `Image` from an archive; `resource` is the one for this reference where that is not the declared one.
+    Import { declared: &'a Declared, resource: Option<Box<Resource>>, archive: &'a str, digest: &'a Digest },
     /// A `Tag`.
     Tag { declared: &'a Declared, spec: &'a TagSpec },
     /// That it be there, because these containers (at least one) name it.
@@ -326,7 +326,9 @@ impl<'a> References<'a> {
         };
         let (role, resource, source) = match want {
             Want::Pull { declared, .. } => (ReferenceRole::Image, Some(&declared.resource), &declared.source),
-            Want::Import { declared, resource, .. } => (ReferenceRole::Image, Some(&**resource), &declared.source),
+            Want::Import { declared, resource, .. } => {
+                (ReferenceRole::Image, Some(resource.as_deref().unwrap_or(&declared.resource)), &declared.source)
+            }
             Want::Implied { users, .. } => (ReferenceRole::Implied, None, implied_source(users)),
             Want::Tag { .. } | Want::Keep { .. } => {
                 return View { content: Content::Missing(Lack::Broken), step: None };
@@ -347,11 +349,11 @@ impl<'a> References<'a> {
         }
         let reference = name.1.clone();
         let target = match want {
-            Want::Import { archive, digest, resource, .. } => Target::Import {
+            Want::Import { declared, archive, digest, resource } => Target::Import {
                 reference,
                 archive: (*archive).to_owned(),
                 digest: (*digest).clone(),
-                resource: (**resource).clone(),
+                resource: resource.as_deref().unwrap_or(&declared.resource).clone(),
             },
             _ => Target::Pull { reference, digest: digest.cloned(), resource: resource.cloned() },
         };
