@@ -329,7 +329,7 @@ impl<'a> References<'a> {
             Want::Import { declared, resource, .. } => {
                 (ReferenceRole::Image, Some(resource.as_deref().unwrap_or(&declared.resource)), &declared.source)
             }
-            Want::Implied { users, .. } => (ReferenceRole::Implied, None, implied_source(users)),
+            Want::Implied { users, .. } => (ReferenceRole::Implied, None, implied_source(users, self.seen(name))),
             Want::Tag { .. } | Want::Keep { .. } => {
                 return View { content: Content::Missing(Lack::Broken), step: None };
             }
@@ -464,11 +464,12 @@ fn keener(one: PullPolicy, other: PullPolicy) -> PullPolicy {
     }
 }
 
-/// An implied reference is the hand's if any of its containers is: it stays when they are gone, as a pull
-/// by hand does.
-fn implied_source<'a>(users: &[&'a Declared]) -> &'a Source {
-    let by_hand = users.iter().find(|user| user.source == Source::Cli);
-    by_hand.or(users.first()).map_or(&Source::Cli, |user| &user.source)
+/// Of an implied reference's source only this matters: once a container made by hand uses it, it is the
+/// hand's and stays when its containers are gone, as a pull by hand does.
+fn implied_source<'a>(users: &[&'a Declared], seen: Option<&ObservedReference>) -> &'a Source {
+    let kept = seen.is_some_and(|seen| seen.role == ReferenceRole::Implied && seen.source == Source::Cli);
+    let by_hand = kept || users.iter().any(|user| user.source == Source::Cli);
+    users.first().filter(|_| !by_hand).map_or(&Source::Cli, |user| &user.source)
 }
 
 /// What differs beside the content: role, who declares it, labels. First what is said, then the fields.
@@ -491,6 +492,11 @@ pub(super) fn metadata_changes(
             },
             _ => format!("now declared by {source}"),
         });
+    }
+    if resource.is_none() && *source == Source::Cli {
+        let from = changes.len();
+        diff::source(&seen.source, source, &mut changes);
+        said.extend(changes[from..].iter().map(|_| "used by hand".to_owned()));
     }
     if let Some(resource) = resource {
         let from = changes.len();

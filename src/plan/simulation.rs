@@ -2,8 +2,9 @@
 //!
 //! The reference semantics of steps. The engine does the same to a real node; property tests and
 //! benchmarks run plans against this one. It is stricter than the engine where that finds mistakes of the
-//! planner: content goes the moment nothing points at it, an update refuses what needs a new process, and
-//! a reference that a container uses is not removed.
+//! planner: content goes the moment nothing points at it and is not shared between references while it is
+//! fetched, an update refuses what needs a new process, and a reference that a container uses is not
+//! removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,12 +115,12 @@ impl Node {
             (Action::Remove, None) => self.remove(&step.key)?,
             (_, Some(Target::Namespace(resource))) => self.apply_namespace(resource)?,
             (_, Some(Target::Pull { reference, digest, resource })) => {
-                let digest = self.pull(reference, digest.as_ref())?;
+                let digest = self.pull(step, reference, digest.as_ref())?;
                 let role = if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied };
                 self.point(step, reference, digest, role, resource.as_ref())?;
             }
             (_, Some(Target::Import { reference, archive, digest, resource })) => {
-                self.import(archive, digest)?;
+                self.import(step, reference, archive, digest)?;
                 self.point(step, reference, digest.clone(), ReferenceRole::Image, Some(resource))?;
             }
             (_, Some(Target::Tag { reference, source, digest, resource })) => {
@@ -209,24 +210,30 @@ impl Node {
         Ok(())
     }
 
+    /// Whether this reference points at this content already, whole.
+    fn has(&self, step: &Step, reference: &Reference, digest: &Digest) -> bool {
+        let seen = self.state.references.get(&(step.key.namespace.clone(), reference.clone()));
+        seen.is_some_and(|seen| seen.digest == *digest) && self.store.contains(digest)
+    }
+
     /// Has this digest, or whatever the registry gives for the reference, in the store.
-    fn pull(&mut self, reference: &Reference, digest: Option<&Digest>) -> Result<Digest, String> {
+    fn pull(&mut self, step: &Step, reference: &Reference, digest: Option<&Digest>) -> Result<Digest, String> {
         let answer = || self.registry.get(reference).ok_or_else(|| format!("{reference}: 404 Not Found"));
         let digest = digest.map_or_else(answer, Ok)?.clone();
         let offered = self.registry.values().any(|offered| *offered == digest);
-        if !self.store.contains(&digest) && !offered {
+        if !offered && !self.has(step, reference, &digest) {
             return Err(format!("{reference}: no registry has {digest}"));
         }
         self.store.insert(digest.clone());
         Ok(digest)
     }
 
-    fn import(&mut self, archive: &str, digest: &Digest) -> Result<(), String> {
+    fn import(&mut self, step: &Step, reference: &Reference, archive: &str, digest: &Digest) -> Result<(), String> {
         let held = match self.archives.get(archive) {
             Some(Ok(images)) => images.iter().any(|image| image.digest == *digest),
             _ => false,
         };
-        if !held && !self.store.contains(digest) {
+        if !held && !self.has(step, reference, digest) {
             return Err(format!("{archive} does not hold {digest}"));
         }
         self.store.insert(digest.clone());
