@@ -1,7 +1,5 @@
 //! Images that come from archives: which references an archive gives, and what keeps them from it.
 
-use std::borrow::Cow;
-
 use super::references::{Want, Wants};
 use super::{ArchivedImage, Declared, Observed, Problem, ReferenceRole, Severity};
 use crate::manifest::{HANDLE, ImageSpec, Resource, Spec};
@@ -23,8 +21,7 @@ pub(super) fn want<'a>(
     match &spec.reference {
         Some(reference) => match choose(images, reference) {
             Ok(image) => {
-                let resource = Cow::Borrowed(&declared.resource);
-                let want = Want::Import { declared, resource, archive: path, digest: &image.digest };
+                let want = Want::Import { declared, resource: None, archive: path, digest: &image.digest };
                 claim_import(declared, reference, want, wants);
             }
             Err(why) => {
@@ -50,7 +47,7 @@ pub(super) fn want<'a>(
             }
             for image in images {
                 let Some(reference) = &image.reference else { continue };
-                let resource = Cow::Owned(named(&declared.resource, spec, reference));
+                let resource = Some(Box::new(named(&declared.resource, spec, reference)));
                 let want = Want::Import { declared, resource, archive: path, digest: &image.digest };
                 claim_import(declared, reference, want, wants);
             }

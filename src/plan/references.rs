@@ -24,8 +24,8 @@ pub(super) type Name<'a> = (&'a str, &'a Reference);
 pub(super) enum Want<'a> {
     /// An `Image` from its registry.
     Pull { declared: &'a Declared, policy: PullPolicy },
-    /// An `Image` from an archive; `resource` is the one that goes with this reference.
-    Import { declared: &'a Declared, resource: Cow<'a, Resource>, archive: &'a str, digest: &'a Digest },
+    /// An `Image` from an archive; `resource` is the one for this reference where that is not the declared one.
+    Import { declared: &'a Declared, resource: Option<Box<Resource>>, archive: &'a str, digest: &'a Digest },
     /// A `Tag`.
     Tag { declared: &'a Declared, spec: &'a TagSpec },
     /// That it be there, because these containers (at least one) name it.
@@ -326,8 +326,10 @@ impl<'a> References<'a> {
         };
         let (role, resource, source) = match want {
             Want::Pull { declared, .. } => (ReferenceRole::Image, Some(&declared.resource), &declared.source),
-            Want::Import { declared, resource, .. } => (ReferenceRole::Image, Some(&**resource), &declared.source),
-            Want::Implied { users, .. } => (ReferenceRole::Implied, None, implied_source(users)),
+            Want::Import { declared, resource, .. } => {
+                (ReferenceRole::Image, Some(resource.as_deref().unwrap_or(&declared.resource)), &declared.source)
+            }
+            Want::Implied { users, .. } => (ReferenceRole::Implied, None, implied_source(users, self.seen(name))),
             Want::Tag { .. } | Want::Keep { .. } => {
                 return View { content: Content::Missing(Lack::Broken), step: None };
             }
@@ -347,11 +349,11 @@ impl<'a> References<'a> {
         }
         let reference = name.1.clone();
         let target = match want {
-            Want::Import { archive, digest, resource, .. } => Target::Import {
+            Want::Import { declared, archive, digest, resource } => Target::Import {
                 reference,
                 archive: (*archive).to_owned(),
                 digest: (*digest).clone(),
-                resource: (**resource).clone(),
+                resource: resource.as_deref().unwrap_or(&declared.resource).clone(),
             },
             _ => Target::Pull { reference, digest: digest.cloned(), resource: resource.cloned() },
         };
@@ -462,11 +464,12 @@ fn keener(one: PullPolicy, other: PullPolicy) -> PullPolicy {
     }
 }
 
-/// An implied reference is the hand's if any of its containers is: it stays when they are gone, as a pull
-/// by hand does.
-fn implied_source<'a>(users: &[&'a Declared]) -> &'a Source {
-    let by_hand = users.iter().find(|user| user.source == Source::Cli);
-    by_hand.or(users.first()).map_or(&Source::Cli, |user| &user.source)
+/// Of an implied reference's source only this matters: once a container made by hand uses it, it is the
+/// hand's and stays when its containers are gone, as a pull by hand does.
+fn implied_source<'a>(users: &[&'a Declared], seen: Option<&ObservedReference>) -> &'a Source {
+    let kept = seen.is_some_and(|seen| seen.role == ReferenceRole::Implied && seen.source == Source::Cli);
+    let by_hand = kept || users.iter().any(|user| user.source == Source::Cli);
+    users.first().filter(|_| !by_hand).map_or(&Source::Cli, |user| &user.source)
 }
 
 /// What differs beside the content: role, who declares it, labels. First what is said, then the fields.
@@ -489,6 +492,11 @@ pub(super) fn metadata_changes(
             },
             _ => format!("now declared by {source}"),
         });
+    }
+    if resource.is_none() && *source == Source::Cli {
+        let from = changes.len();
+        diff::source(&seen.source, source, &mut changes);
+        said.extend(changes[from..].iter().map(|_| "used by hand".to_owned()));
     }
     if let Some(resource) = resource {
         let from = changes.len();

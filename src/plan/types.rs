@@ -180,7 +180,8 @@ pub enum Action {
     /// `-/+`: take it away and make it anew.
     Replace,
     /// `>`: start the task of a container that is made already. Its step's changes, if any, are ones that
-    /// are made in place; they are made first, as by an update.
+    /// are made in place; they are made first, as by an update. What is left of a task that ended is cleared
+    /// before either, so that a crash in between leaves a container that is seen as not started.
     Start,
     /// `-`: take it away.
     Remove,
@@ -263,7 +264,8 @@ pub enum Target {
         /// The `Image` behind it; absent when a container implies it.
         resource: Option<Resource>,
     },
-    /// Have this reference point at an image of an archive.
+    /// Have this reference point at an image of an archive. When all of it is in the store, only the
+    /// reference is written and the archive is not read.
     Import {
         /// The reference it gets.
         reference: Reference,
