@@ -1,0 +1,301 @@
+//! The steps of images, tags and namespaces: have a reference point at the right bytes, or be gone.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Class, Fault, Result};
+use crate::image::{Descriptor, Image, Progress, PullOptions};
+use crate::manifest::{Resource, ResourceKey};
+use crate::oci::{Digest, Platform, Reference};
+use crate::plan::{ReferenceRole, Source};
+use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
+
+use super::Engine;
+
+/// What was freed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Freed {
+    /// Blobs and snapshots.
+    pub items: u64,
+    /// Bytes of blobs.
+    pub bytes: u64,
+}
+
+/// Why a reference is here and what is written at it.
+pub(super) struct Standing {
+    pub role: ReferenceRole,
+    pub source: Source,
+    pub resource: Option<Resource>,
+}
+
+impl Engine {
+    pub(super) async fn pull(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        digest: Option<&Digest>,
+        resource: Option<&Resource>,
+        source: Source,
+        progress: Option<Progress>,
+    ) -> Result<()> {
+        let standing = Standing {
+            role: if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied },
+            source,
+            resource: resource.cloned(),
+        };
+        // The planner gives the digest when it is known: bytes that are here are only named.
+        if let Some(digest) = digest
+            && let Some(target) = self.complete_target(digest).await
+        {
+            return self.set_reference(&key.namespace, reference, &target, standing);
+        }
+        let platform = resource.and_then(|r| match &r.spec {
+            crate::manifest::Spec::Image(spec) => spec.platform.clone(),
+            _ => None,
+        });
+        let options = PullOptions {
+            platform: platform.unwrap_or_else(Platform::host),
+            digest: digest.cloned(),
+            ..PullOptions::default()
+        };
+        self.fetch(key, reference, &options, standing, progress).await.map(drop)
+    }
+
+    /// The descriptor of an image all of which is in the store and unpacked.
+    async fn complete_target(self: &Arc<Self>, digest: &Digest) -> Option<Descriptor> {
+        let engine = Arc::clone(self);
+        let digest = digest.clone();
+        tokio::task::spawn_blocking(move || {
+            let image = engine.images.load_image(&digest, &Platform::host()).ok()?;
+            engine.snapshots.is_unpacked(&image).then_some(image.target)
+        })
+        .await
+        .ok()?
+    }
+
+    /// Fetches, unpacks and names an image.
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        standing: Standing,
+        progress: Option<Progress>,
+    ) -> Result<Image> {
+        let _content = self.content.read().await;
+        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+        let started = std::time::Instant::now();
+        let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
+        self.unpack(&image, progress).await?;
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.event(
+            key,
+            EventType::Normal,
+            "Pulled",
+            format!(
+                "{} in {} ms, {}",
+                image.target.digest,
+                started.elapsed().as_millis(),
+                humansize::format_size(image.size, humansize::BINARY)
+            ),
+        );
+        Ok(image)
+    }
+
+    pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Progress) -> Result<()> {
+        let engine = Arc::clone(self);
+        let unpacked = image.clone();
+        tokio::task::spawn_blocking(move || {
+            engine.snapshots.unpack(&unpacked, engine.images.store(), &progress).map_err(Fault::from)
+        })
+        .await
+        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))??;
+        self.memory.write().complete.insert(image.target.digest.clone(), true);
+        Ok(())
+    }
+
+    pub(super) async fn import(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        archive: &str,
+        digest: &Digest,
+        resource: &Resource,
+        source: Source,
+    ) -> Result<()> {
+        let _content = self.content.read().await;
+        let engine = Arc::clone(self);
+        let path = archive.to_owned();
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_path(Path::new(&path)))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("importing {archive}: {error}")))?
+            .map_err(Fault::from)?;
+        let Some(found) = imported.into_iter().find(|image| image.target.digest == *digest) else {
+            return Err(Fault::new(
+                Class::Invalid,
+                format!("archive {archive} no longer holds image {digest}; it changed while it was read"),
+            )
+            .help("write archives under another name and rename them into place"));
+        };
+        let image = self.images.load_image(&found.target.digest, &Platform::host()).map_err(Fault::from)?;
+        self.unpack(&image, Arc::new(|_| {})).await?;
+        let standing = Standing {
+            role: ReferenceRole::Image,
+            source,
+            resource: Some(resource.clone()),
+        };
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
+        Ok(())
+    }
+
+    pub(super) fn set_tag(
+        &self,
+        key: &ResourceKey,
+        reference: &Reference,
+        from: &Reference,
+        resource: &Resource,
+        source: Source,
+    ) -> Result<()> {
+        let found = self.memory.read().references.get(&(key.namespace.clone(), from.clone())).cloned();
+        let Some(found) = found else {
+            return Err(Fault::new(
+                Class::NotFound,
+                format!("tag {reference}: its source {from} is not in namespace {}", key.namespace),
+            )
+            .help("declare an Image for the source, or pull it"));
+        };
+        let target = Descriptor { media_type: found.media_type, digest: found.digest, size: found.size };
+        let standing = Standing {
+            role: ReferenceRole::Tag,
+            source,
+            resource: Some(resource.clone()),
+        };
+        self.set_reference(&key.namespace, reference, &target, standing)?;
+        self.event(key, EventType::Normal, "Tagged", format!("{from} at {}", target.digest));
+        Ok(())
+    }
+
+    /// Has a reference point at these bytes, which must be here. Writes nothing when it does already.
+    pub(super) fn set_reference(
+        &self,
+        namespace: &str,
+        reference: &Reference,
+        target: &Descriptor,
+        standing: Standing,
+    ) -> Result<()> {
+        let key = (namespace.to_owned(), reference.clone());
+        let before = self.memory.read().references.get(&key).cloned();
+        let metadata = standing.resource.map(|resource| resource.metadata).unwrap_or_default();
+        let record = ReferenceRecord {
+            namespace: namespace.to_owned(),
+            reference: reference.clone(),
+            digest: target.digest.clone(),
+            media_type: target.media_type.clone(),
+            size: target.size,
+            role: standing.role,
+            source: standing.source,
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
+            revision: before.as_ref().map_or(1, |r| r.revision),
+            created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),
+        };
+        if before.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        let record = ReferenceRecord { revision: before.as_ref().map_or(1, |r| r.revision + 1), ..record };
+        self.store.put_reference(&record)?;
+        self.memory.write().references.insert(key, record);
+        self.write_index();
+        self.touch();
+        Ok(())
+    }
+
+    pub(super) fn remove_reference(&self, key: &ResourceKey) -> Result<()> {
+        let reference: Reference = key
+            .name
+            .parse()
+            .map_err(|error| Fault::new(Class::Bug, format!("{key} has no reference as its name: {error}")))?;
+        self.store.remove_reference(&key.namespace, &reference)?;
+        let removed = self.memory.write().references.remove(&(key.namespace.clone(), reference));
+        if removed.is_some() {
+            self.write_index();
+            self.event(key, EventType::Normal, "Removed", "the reference is gone");
+        }
+        Ok(())
+    }
+
+    /// The layout's `index.json`, for other programs that read the content store. Ours read the database.
+    fn write_index(&self) {
+        let entries: Vec<(Reference, Descriptor)> = self
+            .memory
+            .read()
+            .references
+            .values()
+            .map(|r| {
+                let target =
+                    Descriptor { media_type: r.media_type.clone(), digest: r.digest.clone(), size: r.size };
+                (r.reference.clone(), target)
+            })
+            .collect();
+        if let Err(error) = self.images.store().write_index(&entries) {
+            tracing::warn!(%error, "index.json of the content store could not be written");
+        }
+    }
+
+    pub(super) fn set_namespace(&self, key: &ResourceKey, resource: &Resource, source: Source) -> Result<()> {
+        let before = self.memory.read().namespaces.get(&key.name).cloned();
+        let record = NamespaceRecord {
+            name: key.name.clone(),
+            resource: resource.clone(),
+            source,
+            uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
+            revision: before.as_ref().map_or(1, |r| r.revision + 1),
+            created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),
+        };
+        self.store.put_namespace(&record)?;
+        self.memory.write().namespaces.insert(key.name.clone(), record);
+        Ok(())
+    }
+
+    pub(super) fn remove_namespace(&self, name: &str) -> Result<()> {
+        self.store.remove_namespace(name)?;
+        self.memory.write().namespaces.remove(name);
+        Ok(())
+    }
+
+    /// Removes what no reference and no container needs and is older than `grace`. Waits for pulls.
+    pub async fn collect_garbage(self: &Arc<Self>, grace: Duration) -> Freed {
+        let _content = self.content.write().await;
+        let engine = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let roots: HashSet<Digest> = {
+                let records = engine.memory.read();
+                let named = records.references.values().map(|r| r.digest.clone());
+                named.chain(records.containers.values().map(|r| r.image.clone())).collect()
+            };
+            let mut chains = HashSet::new();
+            for root in &roots {
+                match engine.images.load_image(root, &Platform::host()) {
+                    Ok(image) => chains.extend(crate::snapshot::chain_ids(&image)),
+                    // Without its configuration its snapshots are not known: keep every one this time.
+                    Err(error) => tracing::debug!(%root, %error, "an image in use is incomplete"),
+                }
+            }
+            let blobs = engine.images.gc(&roots, grace);
+            let snapshots = engine.snapshots.gc(&chains, grace);
+            engine.memory.write().complete.retain(|digest, _| roots.contains(digest));
+            Freed { items: blobs.blobs + snapshots, bytes: blobs.bytes }
+        })
+        .await
+        .unwrap_or_default()
+    }
+}
+
+/// A new unique id.
+pub(super) fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
