@@ -21,3 +21,13 @@ pub(super) async fn open(_config: Config) -> Result<Arc<dyn Service>> {
 pub(super) async fn daemon(_config: Config) -> Result<()> {
     Err(Fault::new(Class::Bug, "this build has no controller"))
 }
+
+/// The JSON Schema of manifests.
+pub(super) fn schema(_kind: Option<&str>) -> Result<serde_json::Value> {
+    Err(Fault::new(Class::Bug, "this build has no schema"))
+}
+
+/// A field's meaning.
+pub(super) fn explain(_path: &str) -> Result<String> {
+    Err(Fault::new(Class::Bug, "this build has no schema"))
+}
