@@ -30,12 +30,12 @@ cleanup() {
   [ -z "$containerd" ] || kill "$containerd" 2>/dev/null
   local target
   for target in $(awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r); do umount -l "$target"; done
+  find /sys/fs/cgroup -maxdepth 3 -type d -name "bayplan-bench-$$" -exec find {} -depth -type d -exec rmdir {} + \; 2>/dev/null
   cd / && rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-now() { local t=${EPOCHREALTIME/./}; echo "$t"; }
 # Milliseconds of a command, its output thrown away.
 took() {
   local from=${EPOCHREALTIME/./}
