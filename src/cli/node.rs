@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::args::Global;
 use crate::api::Service;
 use crate::config::Config;
-use crate::error::{Class, Fault, Result};
+use crate::controller::{Node, NodeService, Reload, run_daemon};
+use crate::error::Result;
 
 /// The configuration in force: files, and flags over them.
 pub(super) fn configuration(global: &Global) -> Result<Config> {
@@ -13,11 +14,12 @@ pub(super) fn configuration(global: &Global) -> Result<Config> {
 }
 
 /// This process' own node, under the state lock.
-pub(super) async fn open(_config: Config) -> Result<Arc<dyn Service>> {
-    Err(Fault::new(Class::Refused, "no daemon answers, and this build has no node of its own"))
+pub(super) async fn open(config: Config) -> Result<Arc<dyn Service>> {
+    let node = Node::open(config, false).await?;
+    Ok(Arc::new(NodeService(node)))
 }
 
 /// Runs the controller until it is asked to end.
-pub(super) async fn daemon(_config: Config) -> Result<()> {
-    Err(Fault::new(Class::Bug, "this build has no controller"))
+pub(super) async fn daemon(config: Config, global: &Global) -> Result<()> {
+    run_daemon(config, Reload { file: global.config.clone(), overrides: global.overrides() }).await
 }

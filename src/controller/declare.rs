@@ -128,7 +128,7 @@ impl Node {
         {
             let mut source = self.source.lock().await;
             if request.confirm_removal {
-                source.confirm_removal();
+                source.confirm_removal(self)?;
             }
             source.look(self, true).await?;
         }

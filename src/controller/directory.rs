@@ -55,9 +55,12 @@ pub struct Memory {
     /// Why files are held, if any are.
     #[serde(default)]
     pub held: Option<HeldReason>,
-    /// The versions in force of resources whose newest declarations are refused.
+    /// Versions in force that the rows do not give: the newest declarations are refused.
     #[serde(default)]
     pub kept: Vec<Declared>,
+    /// Keys that the rows give and that are not in force: refused, with no version before.
+    #[serde(default)]
+    pub left_out: BTreeSet<ResourceKey>,
 }
 
 /// What to store, in one transaction, before the outcome is acted on.
@@ -152,13 +155,13 @@ impl DirectorySource {
             let state = FileState { seen: Seen::Nothing, good, problems: Vec::new(), presence, settled: true };
             source.files.insert(row.file, state);
         }
-        source.accepted =
-            memory.kept.iter().map(|declared| (declared.resource.key(), declared.clone())).collect();
+        let mut accepted = source.given_by_rows();
+        accepted.retain(|key, _| !memory.left_out.contains(key));
+        accepted.extend(memory.kept.iter().map(|declared| (declared.resource.key(), declared.clone())));
+        source.accepted = accepted;
         source.stored = memory;
-        let (taken, _) = source.candidates();
-        for (key, declared) in taken {
-            // A version that was refused was in no row's place: what was kept stays in force.
-            source.accepted.entry(key).or_insert(declared);
+        if source.files.values().any(|state| state.presence == Presence::Held) {
+            source.held.get_or_insert(HeldReason::AllVanished);
         }
         source
     }
@@ -221,9 +224,9 @@ impl DirectorySource {
         self.tree = now;
     }
 
-    /// Takes what is there. Returns the hashes of good files that were not known by these names before.
-    fn take_files(&mut self, scan: &Scan, parser: &dyn Parser, outcome: &mut Outcome) -> BTreeSet<Digest> {
-        let mut fresh = BTreeSet::new();
+    /// Takes what is there. Returns the files that were not known by these names before, by hash.
+    fn take_files(&mut self, scan: &Scan, parser: &dyn Parser, outcome: &mut Outcome) -> BTreeMap<Digest, String> {
+        let mut fresh = BTreeMap::new();
         self.writing.clear();
         for (name, file) in &scan.files {
             let known = self.files.contains_key(name);
@@ -253,7 +256,10 @@ impl DirectorySource {
                         state.seen = Seen::Text(hash.clone());
                         match parser.parse(name, &file.path, text) {
                             Ok(resources) => {
-                                store |= state.good.as_ref().is_none_or(|good| good.hash != *hash || good.resources != resources);
+                                store |= state
+                                    .good
+                                    .as_ref()
+                                    .is_none_or(|good| good.hash != *hash || good.resources != resources);
                                 state.good = Some(Good { hash: hash.clone(), resources });
                                 state.mend(name, outcome);
                             }
@@ -264,8 +270,8 @@ impl DirectorySource {
                         state.seen = Seen::Text(hash.clone());
                         state.mend(name, outcome);
                     }
-                    if !known && state.good.as_ref().is_some_and(|good| good.hash == *hash) {
-                        fresh.insert(hash.clone());
+                    if !known {
+                        fresh.insert(hash.clone(), name.clone());
                     }
                 }
             }
@@ -281,7 +287,7 @@ impl DirectorySource {
         scan: &Scan,
         identity: RootIdentity,
         quiet: bool,
-        fresh: &BTreeSet<Digest>,
+        fresh: &BTreeMap<Digest, String>,
         outcome: &mut Outcome,
     ) {
         let unseen = |name: &str| {
@@ -303,10 +309,7 @@ impl DirectorySource {
         if !quiet {
             return;
         }
-        // A file that was renamed is not gone.
-        let moved = |state: &FileState| state.good.as_ref().is_some_and(|good| fresh.contains(&good.hash));
-        self.drop_files(|state| state.presence == Presence::Vanishing && moved(state), outcome);
-        absent.retain(|name| self.files.contains_key(name));
+        absent.retain(|name| !self.is_renamed(name, fresh, outcome));
         let replaced = self.root.is_some_and(|root| root != identity);
         let settled = absent.iter().filter(|name| self.files.get(*name).is_some_and(|state| state.settled)).count();
         if replaced {
@@ -319,6 +322,28 @@ impl DirectorySource {
             state.settled = true;
         }
         self.root = Some(identity);
+    }
+
+    /// A file that was renamed is not gone: its new name takes over its last good resources if it has none,
+    /// because it is as broken as before.
+    fn is_renamed(&mut self, name: &str, fresh: &BTreeMap<Digest, String>, outcome: &mut Outcome) -> bool {
+        let Some(state) = self.files.get(name) else { return false };
+        let hash = match (&state.seen, &state.good) {
+            (Seen::Text(hash), _) => hash,
+            (_, Some(good)) => &good.hash,
+            _ => return false,
+        };
+        let Some(to) = fresh.get(hash) else { return false };
+        let good = state.good.clone();
+        if let Some(heir) = self.files.get_mut(to)
+            && heir.good.is_none()
+            && good.is_some()
+        {
+            heir.good = good;
+            outcome.persist.save.extend(row(to, heir));
+        }
+        self.drop_file(name, outcome);
+        true
     }
 
     /// Holds files for which `which` says so. Files that declare nothing have nothing to hold.
@@ -342,31 +367,40 @@ impl DirectorySource {
     }
 
     fn drop_files(&mut self, which: impl Fn(&FileState) -> bool, outcome: &mut Outcome) {
-        self.files.retain(|name, state| {
-            let goes = which(state);
-            if goes {
-                state.mend(name, outcome);
-                if state.good.is_some() {
-                    outcome.persist.save.retain(|row| row.file != *name);
-                    outcome.persist.delete.push(name.clone());
-                }
-            }
-            !goes
-        });
+        let gone: Vec<String> =
+            self.files.iter().filter(|(_, state)| which(state)).map(|(name, _)| name.clone()).collect();
+        gone.iter().for_each(|name| self.drop_file(name, outcome));
+    }
+
+    fn drop_file(&mut self, name: &str, outcome: &mut Outcome) {
+        let Some(mut state) = self.files.remove(name) else { return };
+        state.mend(name, outcome);
+        if state.good.is_some() {
+            outcome.persist.save.retain(|row| row.file != name);
+            outcome.persist.delete.push(name.to_owned());
+        }
+    }
+
+    /// What [`DirectorySource::restore`] would find in the rows alone.
+    fn given_by_rows(&self) -> BTreeMap<ResourceKey, Declared> {
+        self.candidates(|presence| presence == Presence::Held).0
     }
 
     /// What the files declare: keys with one version, and keys with several and where.
     ///
-    /// What is there wins over what is held or vanishing: a renamed and edited file is no duplicate of itself.
-    fn candidates(&self) -> (BTreeMap<ResourceKey, Declared>, BTreeMap<ResourceKey, Diagnostic>) {
+    /// What is there wins over what is `absent`: a renamed and edited file is no duplicate of itself.
+    fn candidates(
+        &self,
+        absent: impl Fn(Presence) -> bool,
+    ) -> (BTreeMap<ResourceKey, Declared>, BTreeMap<ResourceKey, Diagnostic>) {
         let (mut taken, mut twice) = (BTreeMap::<ResourceKey, Declared>::new(), BTreeMap::new());
         let mut of_the_absent = BTreeSet::new();
         let mut states: Vec<&FileState> = self.files.values().collect();
-        states.sort_by_key(|state| state.presence != Presence::Present);
+        states.sort_by_key(|state| absent(state.presence));
         for state in states {
             for declared in state.good.iter().flat_map(|good| &good.resources) {
                 let key = declared.resource.key();
-                let absent = state.presence != Presence::Present;
+                let absent = absent(state.presence);
                 match taken.get(&key) {
                     None => {
                         if absent {
@@ -388,14 +422,12 @@ impl DirectorySource {
     /// Decides which versions are in force, and what is to be stored.
     fn settle(&mut self, parser: &dyn Parser, outcome: &mut Outcome) {
         self.release(outcome);
-        let (mut taken, mut refused) = self.candidates();
+        let (mut taken, mut refused) = self.candidates(|presence| presence != Presence::Present);
         let set: Vec<&Declared> = taken.values().collect();
         refused.extend(parser.check(&set));
-        let mut kept = Vec::new();
         for key in refused.keys() {
             taken.remove(key);
             if let Some(previous) = self.accepted.get(key) {
-                kept.push(previous.clone());
                 taken.insert(key.clone(), previous.clone());
             }
         }
@@ -407,7 +439,14 @@ impl DirectorySource {
         self.refused = refused;
         outcome.changed = self.accepted != taken;
         self.accepted = taken;
-        let memory = Memory { root: self.root, held: self.held, kept };
+        let given = self.given_by_rows();
+        let kept = self.accepted.iter().filter(|(key, version)| given.get(*key) != Some(*version));
+        let memory = Memory {
+            root: self.root,
+            held: self.held,
+            kept: kept.map(|(_, version)| version.clone()).collect(),
+            left_out: given.into_keys().filter(|key| !self.accepted.contains_key(key)).collect(),
+        };
         if memory != self.stored {
             self.stored = memory.clone();
             outcome.persist.memory = Some(memory);

@@ -109,6 +109,18 @@ impl Node {
         Some(Claim { node: Arc::clone(self), key: key.clone(), done })
     }
 
+    /// Claims a key for a person, behind whoever has it.
+    pub(super) async fn claim_when_free(self: &Arc<Self>, key: &ResourceKey) -> Claim {
+        loop {
+            if let Some(claim) = self.claim(key) {
+                return claim;
+            }
+            if let Some(mut other) = self.claimed(key) {
+                let _ = other.wait_for(|done| *done).await;
+            }
+        }
+    }
+
     /// Whether a step of this key is under way.
     pub(super) fn is_claimed(&self, key: &ResourceKey) -> bool {
         self.claims().under_way.contains_key(key)

@@ -58,7 +58,7 @@ pub enum Content {
     Read {
         /// The SHA-256 of its bytes.
         hash: Digest,
-        /// Its bytes; absent when an earlier scan handed out the same.
+        /// Its bytes; absent when the scan before this one had the same for this name.
         text: Option<Vec<u8>>,
     },
     /// It is being written: to be left alone until its writer closes it.
@@ -116,7 +116,8 @@ struct Cached {
     trusted: bool,
 }
 
-/// Reads one tree again and again.
+/// Reads one tree again and again. Every snapshot must reach the directory source, because what has not
+/// changed is not handed out twice; after dropping one, [`Scanner::forget`].
 #[derive(Debug)]
 pub struct Scanner {
     root: PathBuf,

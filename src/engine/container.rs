@@ -14,7 +14,7 @@ use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy}
 use crate::oci::{Digest, Platform};
 use crate::plan::Source;
 use crate::runtime::{Bundle, CgroupPath, Launch, ShimClient, Stdio};
-use crate::shim::protocol::{Policy, Restart, Supervision, TaskPhase, TaskState};
+use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
 use crate::snapshot::RootMount;
 use crate::store::{ContainerRecord, EventType};
 
@@ -220,6 +220,16 @@ impl Engine {
         Ok(())
     }
 
+    /// The exit of a container that removed itself not long ago.
+    pub fn departed(&self, id: &ContainerKey) -> Option<Exit> {
+        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, _, exit)| exit.clone())
+    }
+
+    /// Its unique id.
+    pub fn departed_uid(&self, id: &ContainerKey) -> Option<String> {
+        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, uid, _)| uid.clone())
+    }
+
     /// Says how the container that the next step makes or starts is to be, beside what its resource says.
     pub fn wish(&self, id: &ContainerKey, making: Making, options: StartOptions) {
         lock_of(&self.wishes).insert(id.clone(), Wishes { making, options });
@@ -280,6 +290,13 @@ impl Engine {
     /// Forgets a container that removes itself, and that it was declared.
     async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
         let key = container_key(id);
+        if let Some(exit) = self.memory.read().containers.get(id).and_then(|r| r.last.as_ref()?.exit.clone()) {
+            let mut departed = lock_of(&self.departed);
+            departed.push_back((id.clone(), record.uid.clone(), exit));
+            if departed.len() > 256 {
+                departed.pop_front();
+            }
+        }
         self.remove_data(id, record).await?;
         self.memory.declare(&self.store, Vec::new(), std::slice::from_ref(&key))?;
         self.store.remove_container(&id.0, &id.1)?;

@@ -214,6 +214,59 @@ impl Engine {
         Ok(())
     }
 
+    /// Fetches an image that a person asked for, with the person's own options.
+    pub async fn pull_by_hand(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        declared: Option<crate::plan::Declared>,
+        progress: Progress,
+    ) -> Result<Image> {
+        let standing = match declared {
+            Some(declared) => Standing {
+                role: ReferenceRole::Image,
+                source: declared.source,
+                resource: Some(declared.resource),
+            },
+            None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
+        };
+        self.fetch(key, reference, options, standing, Some(progress)).await
+    }
+
+    /// Has a name made by hand point at what another reference points at.
+    pub fn name_by_hand(&self, namespace: &str, reference: &Reference, from: &ReferenceRecord) -> Result<()> {
+        let target =
+            Descriptor { media_type: from.media_type.clone(), digest: from.digest.clone(), size: from.size };
+        self.name_target_by_hand(namespace, reference, &target)
+    }
+
+    /// Has a name made by hand point at an image of the store.
+    pub fn name_target_by_hand(&self, namespace: &str, reference: &Reference, target: &Descriptor) -> Result<()> {
+        let standing = Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None };
+        self.set_reference(namespace, reference, target, standing)
+    }
+
+    /// Imports every image of an archive, and unpacks those for this machine.
+    pub async fn import_by_hand(self: &Arc<Self>, path: &Path) -> Result<Vec<(Option<Reference>, Descriptor)>> {
+        let _content = self.content.read().await;
+        let engine = Arc::clone(self);
+        let own = path.to_owned();
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_path(&own))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("importing {}: {error}", path.display())))?
+            .map_err(Fault::from)?;
+        let mut found = Vec::new();
+        for one in imported {
+            // An image for another machine is kept, and unpacked nowhere.
+            if let Ok(image) = self.images.load_image(&one.target.digest, &Platform::host()) {
+                self.unpack(&image, Arc::new(|_| {})).await?;
+            }
+            found.push((one.reference, one.target));
+        }
+        Ok(found)
+    }
+
     pub(super) fn remove_reference(&self, key: &ResourceKey) -> Result<()> {
         let reference: Reference = key
             .name

@@ -16,7 +16,7 @@ mod memory;
 mod monitor;
 mod observe;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -30,6 +30,7 @@ use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Action, Source, Step, Target};
 use crate::runtime::HostFacts;
+use crate::shim::protocol::Exit;
 use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
@@ -53,6 +54,8 @@ pub struct Engine {
     busy: Mutex<HashMap<ResourceKey, Busy>>,
     keys: keyed::KeyedLocks<ResourceKey>,
     wishes: Mutex<HashMap<ContainerKey, container::Wishes>>,
+    // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
+    departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
     answers: Mutex<HashMap<Reference, (Instant, std::result::Result<Digest, String>)>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,
@@ -107,6 +110,7 @@ impl Engine {
             busy: Mutex::default(),
             keys: keyed::KeyedLocks::default(),
             wishes: Mutex::default(),
+            departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
             content: tokio::sync::RwLock::default(),
@@ -218,6 +222,16 @@ impl Engine {
             (None, Kind::Image | Kind::Tag) => self.remove_reference(key),
             (None, Kind::Namespace) => self.remove_namespace(&key.name),
         }
+    }
+
+    /// Where a container's bundle is while it has a task.
+    pub fn bundle_of(&self, key: &ContainerKey) -> PathBuf {
+        self.bundle(key)
+    }
+
+    /// Whether systemd makes the cgroups.
+    pub fn uses_systemd_cgroups(&self) -> bool {
+        self.systemd_cgroup()
     }
 
     fn bundle(&self, key: &ContainerKey) -> PathBuf {

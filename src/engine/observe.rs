@@ -10,6 +10,7 @@ use crate::manifest::{PullPolicy, Spec, pull_policy_or_default};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{
     ArchivedImage, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference, ObservedTask,
+    ReferenceRole, Source,
 };
 use crate::shim::protocol::TaskPhase;
 use crate::store::ContainerRecord;
@@ -125,8 +126,9 @@ impl Engine {
             .is_ok_and(|image| self.snapshots.is_unpacked(&image))
     }
 
-    /// Asks for the digest of what is to be pulled at each reconcile, or is not on the node.
-    async fn ask_registries(&self, desired: &Desired, observed: &mut Observed, freshness: Freshness) {
+    /// What a registry is to be asked for: what is to be pulled at each reconcile, and what is not on the node.
+    fn questions(&self, desired: &Desired) -> BTreeSet<Reference> {
+        let records = self.memory.read();
         let mut wanted: BTreeSet<Reference> = BTreeSet::new();
         let mut local: BTreeSet<(&str, &Reference)> = BTreeSet::new();
         for declared in desired.resources.values() {
@@ -153,20 +155,39 @@ impl Engine {
                 Spec::Container(spec) => (&spec.image, spec.pull_policy()),
                 _ => continue,
             };
-            let present = observed.references.get(&(namespace.to_owned(), reference.clone()));
-            // What was tagged or loaded by hand came from no registry.
-            let by_hand = present.is_some_and(|r| r.source == crate::plan::Source::Cli);
+            if reference.digest().is_some() || local.contains(&(namespace, reference)) {
+                continue;
+            }
+            let present = records.references.get(&(namespace.to_owned(), reference.clone()));
             let ask = match policy {
                 PullPolicy::Never => false,
                 PullPolicy::IfNotPresent => present.is_none(),
-                PullPolicy::Always => !by_hand,
+                // What was tagged or loaded by hand, or comes from an archive, is in no registry.
+                PullPolicy::Always => present.is_none_or(|r| r.source != Source::Cli && r.role != ReferenceRole::Tag),
             };
-            if ask && reference.digest().is_none() && !local.contains(&(namespace, reference)) {
+            if ask {
                 wanted.insert(reference.clone());
             }
         }
+        wanted
+    }
+
+    /// Whether a registry should be asked now, by the answers at hand.
+    pub fn has_questions(&self, desired: &Desired) -> bool {
+        let answers = lock_of(&self.answers);
+        self.questions(desired)
+            .iter()
+            .any(|reference| !answers.get(reference).is_some_and(|(at, answer)| still_good(*at, answer)))
+    }
+
+    /// Asks what [`Engine::has_questions`] found.
+    pub async fn ask(&self, desired: &Desired) {
+        self.ask_registries(desired, &mut Observed::default(), Freshness::Recent).await;
+    }
+
+    async fn ask_registries(&self, desired: &Desired, observed: &mut Observed, freshness: Freshness) {
         let mut asked = Vec::new();
-        for reference in wanted {
+        for reference in self.questions(desired) {
             let known = lock_of(&self.answers).get(&reference).cloned();
             match known {
                 Some((at, answer))
@@ -232,7 +253,7 @@ impl Engine {
     }
 }
 
-/// A digest serves five minutes; a failure is asked again after five seconds, as its back-off decides.
+/// A digest serves five minutes, a failure one; somebody who gives a command asks anew.
 fn still_good(at: Instant, answer: &Result<Digest, String>) -> bool {
-    at.elapsed() < if answer.is_ok() { Duration::from_secs(300) } else { Duration::from_secs(5) }
+    at.elapsed() < Duration::from_secs(if answer.is_ok() { 300 } else { 60 })
 }

@@ -37,7 +37,9 @@ impl fmt::Display for Held {
         let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
         match self.reason {
             HeldReason::AllVanished => write!(f, "held: {files} vanished at once")?,
-            HeldReason::DirectoryReplaced => write!(f, "held: the manifest directory was replaced by one without {files}")?,
+            HeldReason::DirectoryReplaced => {
+                write!(f, "held: the manifest directory was replaced by one without {files}")?
+            }
             HeldReason::DirectoryGone => write!(f, "held: the manifest directory is gone with {files}")?,
         }
         let them = if count == 1 { "it" } else { "them" };

@@ -29,9 +29,8 @@ pub(super) fn walk(root: &Path, before: Cache, writing: &BTreeSet<PathBuf>, now:
     });
     let (real, fd, identity) = match opened {
         Ok(opened) => opened,
-        // What was read stays known: the directory may come back as it was.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return (empty(RootState::Missing), before),
-        Err(error) => return (empty(RootState::Unreadable(error.to_string())), before),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return (empty(RootState::Missing), Cache::new()),
+        Err(error) => return (empty(RootState::Unreadable(error.to_string())), Cache::new()),
     };
     let mut walk = Walk {
         shown_root: root,
@@ -48,17 +47,10 @@ pub(super) fn walk(root: &Path, before: Cache, writing: &BTreeSet<PathBuf>, now:
         full: false,
     };
     if let Err(error) = walk.directory("", Path::new(""), 0) {
-        return (empty(RootState::Unreadable(error.to_string())), walk.before);
+        return (empty(RootState::Unreadable(error.to_string())), Cache::new());
     }
     while let Some(link) = walk.links.pop_front() {
         walk.link(&link);
-    }
-    // What is out of sight is not forgotten: it will be handed out as unchanged when it is back.
-    let blind = !walk.scan.blind.is_empty();
-    for (name, cached) in walk.before {
-        if blind || walk.scan.files.get(&name).is_some_and(|file| file.content == Content::Writing) {
-            walk.after.entry(name).or_insert(cached);
-        }
     }
     (walk.scan, walk.after)
 }
@@ -167,7 +159,9 @@ impl Walk<'_> {
                 }
                 return;
             }
-            Err(error) => return self.bad(shown, format!("is a link to {} that cannot be followed: {error}", points())),
+            Err(error) => {
+                return self.bad(shown, format!("is a link to {} that cannot be followed: {error}", points()));
+            }
         };
         let Ok(real) = target.strip_prefix(self.real_root).map(Path::to_path_buf) else {
             if manifest || target.is_dir() {

@@ -1,0 +1,313 @@
+//! Images from archives: OCI layouts and Docker archives as tar files, packed by gzip or zstd or not.
+//!
+//! One pass over the stream: blobs go into the store while their digests are computed, the small documents
+//! stay in memory until the end, when it is known what they are about. The same pass without a store tells
+//! the digests that an import would give.
+
+mod docker;
+mod oci;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use super::compression::Compression;
+use super::descriptor::Descriptor;
+use super::document::MAX_MANIFEST;
+use super::error::ImageError;
+use super::store::ContentStore;
+use super::tar::{Entry, Kind, Reader};
+use super::{Images, compression};
+use crate::oci::{Digest, Reference};
+
+/// Bound of a document inside an archive in bytes.
+const MAX_DOCUMENT: u64 = 8 << 20;
+/// Bound of all documents and names of one archive in bytes.
+const MAX_DOCUMENTS: u64 = 64 << 20;
+
+/// One image of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Its name, where the archive has a full one.
+    pub reference: Option<Reference>,
+    /// The name as it stands in the archive, full or not.
+    pub name: Option<String>,
+    /// Its index or manifest.
+    pub target: Descriptor,
+}
+
+/// What one pass over an archive found.
+#[derive(Default)]
+struct Contents {
+    /// Blobs and files by their cleaned name: digest, size and packing.
+    files: BTreeMap<String, Found>,
+    /// Small documents by name.
+    documents: BTreeMap<String, Vec<u8>>,
+    /// Links by name, with their target as it stands.
+    links: BTreeMap<String, String>,
+}
+
+/// A file that was hashed, and stored if there is a store.
+#[derive(Clone)]
+struct Found {
+    digest: Digest,
+    size: u64,
+    compression: Compression,
+}
+
+/// Where the bytes of blobs go.
+enum Sink<'a> {
+    Store(&'a ContentStore),
+    Hash,
+}
+
+impl Sink<'_> {
+    /// A document that was made here.
+    fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
+        match self {
+            Self::Store(store) => store.put(bytes),
+            Self::Hash => Ok(Digest::of(bytes)),
+        }
+    }
+}
+
+/// What archives hold, by what tells one version of a file from another.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<HashMap<PathBuf, (Stamp, Arc<Vec<Imported>>)>>);
+
+/// Device, inode, size, and modification time in seconds and nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
+
+/// Archives whose contents are remembered.
+const MAX_CACHED: usize = 256;
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let m = file.metadata()?;
+    if !m.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok((m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
+}
+
+impl Images {
+    /// Imports every image of an archive file. Blocking.
+    pub fn import_file(&self, path: &Path) -> Result<Vec<Imported>, ImageError> {
+        let shown = path.display().to_string();
+        let file = File::open(path).map_err(ImageError::at("open archive", path))?;
+        let stamp = stamp(&file).map_err(ImageError::at("open archive", path))?;
+        let images = self.import(&shown, file)?;
+        self.inner.archives.put(path, stamp, Arc::new(images.clone()));
+        Ok(images)
+    }
+
+    /// Imports every image of an archive that comes from a stream; `shown` names it in errors. Blocking.
+    pub fn import(&self, shown: &str, stream: impl Read + Send) -> Result<Vec<Imported>, ImageError> {
+        read(shown, stream, &Sink::Store(self.store()))
+    }
+
+    /// The names and digests of an archive's images, as an import would give them, without importing.
+    /// Remembered until the file changes. Blocking at the first call for a file.
+    pub fn archive_images(&self, path: &Path) -> Result<Vec<Imported>, ImageError> {
+        let shown = path.display().to_string();
+        let file = File::open(path).map_err(ImageError::at("open archive", path))?;
+        let stamp = stamp(&file).map_err(ImageError::at("open archive", path))?;
+        if let Some(known) = self.inner.archives.get(path, stamp) {
+            return Ok(known.to_vec());
+        }
+        let images = read(&shown, file, &Sink::Hash)?;
+        self.inner.archives.put(path, stamp, Arc::new(images.clone()));
+        Ok(images)
+    }
+}
+
+impl Cache {
+    fn get(&self, path: &Path, stamp: Stamp) -> Option<Arc<Vec<Imported>>> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.get(path).filter(|(known, _)| *known == stamp).map(|(_, images)| Arc::clone(images))
+    }
+
+    fn put(&self, path: &Path, stamp: Stamp, images: Arc<Vec<Imported>>) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if map.len() >= MAX_CACHED {
+            map.clear();
+        }
+        map.insert(path.to_owned(), (stamp, images));
+    }
+}
+
+fn read(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+    let broken = |why: &str| ImageError::Archive { archive: shown.to_owned(), why: why.to_owned() };
+    let contents = scan(shown, stream, sink)?;
+    // Docker since 25 writes both; its OCI side keeps the digests of the registry.
+    let images = if contents.documents.contains_key("index.json") {
+        oci::images(shown, &contents, sink)?
+    } else if contents.documents.contains_key("manifest.json") {
+        docker::images(shown, &contents, sink)?
+    } else if contents.documents.contains_key("repositories") {
+        return Err(broken("it is a Docker archive from before Docker 1.10, without a manifest.json; save it again"));
+    } else {
+        return Err(broken("it has neither index.json (OCI layout) nor manifest.json (Docker archive)"));
+    };
+    if images.is_empty() { Err(broken("it holds no image")) } else { Ok(images) }
+}
+
+/// One pass: hashes, stores, remembers.
+fn scan(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Contents, ImageError> {
+    let failed = |error: io::Error| ImageError::Archive { archive: shown.to_owned(), why: error.to_string() };
+    let mut reader = Reader::new(compression::reader(stream).map_err(failed)?);
+    let mut contents = Contents::default();
+    let mut held = 0;
+    while let Some(entry) = reader.next().map_err(failed)? {
+        let name = clean(&String::from_utf8_lossy(&entry.path));
+        held += name.len() as u64 + 256;
+        match entry.kind {
+            Kind::File => {
+                let found = file(shown, &name, &entry, &mut reader, sink, &mut contents.documents, &mut held)?;
+                if let Some(found) = found {
+                    contents.files.insert(name, found);
+                }
+            }
+            Kind::SymLink | Kind::HardLink => {
+                contents.links.insert(name, String::from_utf8_lossy(&entry.link).into_owned());
+            }
+            _ => {}
+        }
+        if held > MAX_DOCUMENTS {
+            return Err(failed(io::Error::other("it has too many or too large documents")));
+        }
+    }
+    // A packed archive that is cut behind its last block is noticed here.
+    reader.drain().map_err(failed)?;
+    Ok(contents)
+}
+
+fn is_document(name: &str) -> bool {
+    matches!(name, "index.json" | "manifest.json" | "repositories" | "oci-layout")
+        || (name.ends_with(".json") && !name.contains('/'))
+}
+
+fn file(
+    shown: &str,
+    name: &str,
+    entry: &Entry,
+    reader: &mut Reader<impl Read>,
+    sink: &Sink<'_>,
+    documents: &mut BTreeMap<String, Vec<u8>>,
+    held: &mut u64,
+) -> Result<Option<Found>, ImageError> {
+    let broken = |why: String| ImageError::Archive { archive: shown.to_owned(), why };
+    if entry.pieces.is_some() {
+        return Err(broken(format!("{name} is a sparse file")));
+    }
+    if is_document(name) {
+        if entry.size > MAX_DOCUMENT {
+            return Err(broken(format!("{name} is larger than {MAX_DOCUMENT} bytes")));
+        }
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|e| broken(format!("{name}: {e}")))?;
+        *held += bytes.len() as u64;
+        documents.insert(name.to_owned(), bytes);
+        return Ok(None);
+    }
+    let expected: Option<Digest> = match name.strip_prefix("blobs/") {
+        Some(blob) => match blob.replacen('/', ":", 1).parse() {
+            Ok(digest) => Some(digest),
+            Err(_) => return Ok(None),
+        },
+        None if name.ends_with(".tar") => None,
+        None => return Ok(None),
+    };
+    let (mut hasher, mut size, mut first) = (Sha256::new(), 0u64, Vec::new());
+    let known = |digest: &Digest| matches!(sink, Sink::Store(store) if store.size(digest) == Some(entry.size));
+    let mut ingest = match sink {
+        // What is in the store is hashed all the same: the archive's copy may differ.
+        Sink::Store(store) if !expected.as_ref().is_some_and(known) => Some(store.ingest()?),
+        _ => None,
+    };
+    let mut buffer = vec![0; 256 << 10];
+    let mut document = (entry.size <= MAX_MANIFEST).then(Vec::new);
+    loop {
+        let n = reader.read(&mut buffer).map_err(|e| broken(format!("{name}: {e}")))?;
+        if n == 0 {
+            break;
+        }
+        if first.len() < 4 {
+            first.extend_from_slice(&buffer[..n.min(4)]);
+        }
+        size += n as u64;
+        // An OCI layout's documents lie among the blobs; layers do not begin with a brace.
+        match &mut document {
+            Some(bytes) if first.first() == Some(&b'{') => bytes.extend_from_slice(&buffer[..n]),
+            _ => document = None,
+        }
+        match &mut ingest {
+            Some(ingest) => ingest.write(&buffer[..n])?,
+            None => hasher.update(&buffer[..n]),
+        }
+    }
+    let digest = match ingest {
+        Some(ingest) => ingest.commit(expected.as_ref().map(|d| (d, size)))?.0,
+        None => Digest::from_sha256(&hasher.finalize()),
+    };
+    if let Some(expected) = expected.filter(|e| *e != digest) {
+        return Err(ImageError::Digest { what: format!("archive {shown}: {name}"), expected, actual: digest });
+    }
+    if let Sink::Store(store) = sink {
+        store.touch(&digest);
+    }
+    if let Some(bytes) = document {
+        *held += bytes.len() as u64;
+        documents.insert(name.to_owned(), bytes);
+    }
+    let compression = Compression::of(&first);
+    Ok(Some(Found { digest, size, compression }))
+}
+
+/// A name relative to the archive's root, without `.`, `..` and empty parts.
+fn clean(name: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+impl Contents {
+    /// A file by name, through the links that `docker save` makes between equal layers. A link that leaves
+    /// the archive leads nowhere.
+    fn file(&self, shown: &str, name: &str) -> Result<&Found, ImageError> {
+        let broken = |why: String| ImageError::Archive { archive: shown.to_owned(), why };
+        let mut at = clean(name);
+        for _ in 0..8 {
+            if let Some(found) = self.files.get(&at) {
+                return Ok(found);
+            }
+            let Some(link) = self.links.get(&at) else {
+                return Err(broken(format!("{name} is named in its manifest and is not there")));
+            };
+            let parent = at.rsplit_once('/').map_or("", |(parent, _)| parent);
+            // A hard link names its target from the root; docker save makes symlinks only.
+            let next = if self.files.contains_key(&clean(link)) {
+                clean(link)
+            } else {
+                let depth = parent.split('/').filter(|p| !p.is_empty()).count();
+                let ups = link.split('/').filter(|p| *p == "..").count();
+                if link.starts_with('/') || ups > depth {
+                    return Err(broken(format!("{at} is a link out of the archive, to {link}")));
+                }
+                clean(&format!("{parent}/{link}"))
+            };
+            at = next;
+        }
+        Err(broken(format!("{name} is a link that leads to itself")))
+    }
+}

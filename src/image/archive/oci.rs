@@ -1,0 +1,85 @@
+//! The OCI side of an archive: `index.json` and what it reaches.
+
+use std::collections::HashSet;
+
+use super::{Contents, Imported, Sink};
+use crate::image::descriptor::Descriptor;
+use crate::image::document::{self, Document};
+use crate::image::error::ImageError;
+use crate::image::index::MAX_DEPTH;
+use crate::image::pull::leads_to_images;
+use crate::oci::{Digest, Reference};
+
+/// The images that `index.json` names, each whole for at least one platform.
+pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+    let bytes = contents.documents.get("index.json").map(Vec::as_slice).unwrap_or_default();
+    let Document::Index(children) = document::parse(&format!("archive {shown}: index.json"), bytes)? else {
+        let why = "its index.json is not an index".to_owned();
+        return Err(ImageError::Archive { archive: shown.to_owned(), why });
+    };
+    let mut images = Vec::new();
+    for child in children.into_iter().filter(|c| !c.attached && leads_to_images(&c.descriptor)) {
+        let mut missing = Vec::new();
+        if !whole(shown, contents, sink, &child.descriptor, 0, &mut HashSet::new(), &mut missing)? {
+            missing.sort();
+            missing.dedup();
+            let why = format!("image {} is not whole: {} missing", child.descriptor.digest, missing.join(", "));
+            return Err(ImageError::Archive { archive: shown.to_owned(), why });
+        }
+        // A name without a host is a tag or a nickname here, not one of Docker Hub's.
+        let reference = child.names.iter().find_map(|name| name.parse::<Reference>().ok());
+        images.push(Imported { reference, name: child.names.into_iter().next(), target: child.descriptor });
+    }
+    Ok(images)
+}
+
+fn has(contents: &Contents, sink: &Sink<'_>, digest: &Digest) -> bool {
+    contents.files.contains_key(&format!("blobs/sha256/{}", digest.hex()))
+        || matches!(sink, Sink::Store(store) if store.has(digest))
+}
+
+/// Whether an image can be run from what is here. An index may be whole for some platforms only: `ctr` and
+/// `docker save` leave the others out.
+fn whole(
+    shown: &str,
+    contents: &Contents,
+    sink: &Sink<'_>,
+    descriptor: &Descriptor,
+    depth: usize,
+    seen: &mut HashSet<Digest>,
+    missing: &mut Vec<String>,
+) -> Result<bool, ImageError> {
+    if depth > MAX_DEPTH || !seen.insert(descriptor.digest.clone()) {
+        return Ok(false);
+    }
+    let name = format!("blobs/sha256/{}", descriptor.digest.hex());
+    let read;
+    let bytes = match (contents.documents.get(&name), sink) {
+        (Some(bytes), _) => bytes,
+        (None, Sink::Store(store)) if store.has(&descriptor.digest) => {
+            read = store.read(&descriptor.digest, document::MAX_MANIFEST)?;
+            &read
+        }
+        _ => {
+            missing.push(descriptor.digest.to_string());
+            return Ok(false);
+        }
+    };
+    match document::parse(&format!("archive {shown}: manifest {}", descriptor.digest), bytes) {
+        Ok(Document::Manifest { config, layers }) => {
+            let absent: Vec<_> =
+                std::iter::once(&config).chain(&layers).filter(|d| !has(contents, sink, &d.digest)).collect();
+            missing.extend(absent.iter().map(|d| d.digest.to_string()));
+            Ok(absent.is_empty())
+        }
+        Ok(Document::Index(children)) => {
+            let mut any = false;
+            for child in children.iter().filter(|c| !c.attached) {
+                any |= whole(shown, contents, sink, &child.descriptor, depth + 1, seen, missing)?;
+            }
+            Ok(any)
+        }
+        Err(ImageError::Unsupported { .. }) if depth > 0 => Ok(false),
+        Err(error) => Err(error),
+    }
+}

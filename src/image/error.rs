@@ -1,0 +1,254 @@
+//! What can go wrong with images, each naming its object, the cause and the next step.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Class, Fault};
+use crate::oci::{Digest, Platform};
+
+/// A failure of the image side. Cheap to clone: one fetch may fail for several waiting pulls.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    /// The file system said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with its path.
+        what: String,
+        /// What the kernel said.
+        source: Arc<io::Error>,
+    },
+    /// A registry did not give what was asked for.
+    #[error("image {reference}: {host} {why}")]
+    Registry {
+        /// The reference being resolved or pulled.
+        reference: String,
+        /// The host that answered, or did not.
+        host: String,
+        /// What it did.
+        why: RegistryFailure,
+    },
+    /// Blobs of an image are not in the content store.
+    #[error("image {image} is not whole on this node: {} missing", .missing.join(", "))]
+    NotPresent {
+        /// The image's target.
+        image: Digest,
+        /// Digests that are not there.
+        missing: Vec<String>,
+    },
+    /// Bytes are not what their digest says.
+    #[error("{what} is corrupt: its digest is {actual}, not {expected}")]
+    Digest {
+        /// Which bytes.
+        what: String,
+        /// The digest it was asked for by.
+        expected: Digest,
+        /// The digest of what came.
+        actual: Digest,
+    },
+    /// More or fewer bytes than the descriptor says.
+    #[error("{what} has {actual} bytes, not {expected} as its descriptor says")]
+    Size {
+        /// Which bytes.
+        what: String,
+        /// By the descriptor.
+        expected: u64,
+        /// That came.
+        actual: u64,
+    },
+    /// A document is larger than is allowed for its kind.
+    #[error("{what} is larger than {limit} bytes")]
+    TooLarge {
+        /// Which document.
+        what: String,
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// A manifest, index or configuration that cannot be understood.
+    #[error("{what} is malformed: {why}")]
+    Malformed {
+        /// Which document.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Understood, but not an image that can run here.
+    #[error("image {image} cannot be used: {why}")]
+    Unsupported {
+        /// Reference or digest.
+        image: String,
+        /// What it is.
+        why: String,
+    },
+    /// None of an index's manifests fits.
+    #[error("image {image} has no manifest for {wanted}; it offers {}", listed(.offered))]
+    Platform {
+        /// Reference or digest.
+        image: String,
+        /// The platform asked for.
+        wanted: Platform,
+        /// What the index offers.
+        offered: Vec<Platform>,
+    },
+    /// An archive that cannot be imported.
+    #[error("archive {archive}: {why}")]
+    Archive {
+        /// Its path, or `standard input`.
+        archive: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn listed(platforms: &[Platform]) -> String {
+    match platforms {
+        [] => "none".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// How a registry failed. The text follows the host's name.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RegistryFailure {
+    /// 404.
+    #[error("answers 404: {0}")]
+    NotFound(String),
+    /// 401 or 403, with what we had to show.
+    #[error("answers {status}: {message}{}", if *.anonymous { " (no credentials were sent)" } else { "" })]
+    Denied {
+        /// 401 or 403.
+        status: u16,
+        /// The registry's own words.
+        message: String,
+        /// Nothing was found to authenticate with.
+        anonymous: bool,
+    },
+    /// Any other status that is not success.
+    #[error("answers {status}: {message}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The registry's own words.
+        message: String,
+        /// What Retry-After asks for.
+        retry_after: Option<Duration>,
+    },
+    /// No connection, or one that broke.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// A connection that broke after it was made.
+    #[error("broke the connection: {0}")]
+    Broken(String),
+    /// TLS could not be agreed on.
+    #[error("cannot be trusted: {0}")]
+    Tls(String),
+    /// Nothing came for too long.
+    #[error("sent nothing for {} s", .0.as_secs())]
+    Stalled(Duration),
+    /// Redirects that lead nowhere or are not safe to follow.
+    #[error("redirects {0}")]
+    Redirect(String),
+    /// An answer that is not the distribution protocol.
+    #[error("does not speak the registry protocol: {0}")]
+    Protocol(String),
+    /// The token endpoint, a credential helper or auth.json.
+    #[error("could not be authenticated with: {0}")]
+    Auth(String),
+}
+
+impl RegistryFailure {
+    /// Whether the same request may succeed a moment later, and how long it asked to be left alone.
+    pub(crate) fn transient(&self) -> Option<Option<Duration>> {
+        match self {
+            Self::Status { status: 408 | 429 | 500..=599, retry_after, .. } => Some(*retry_after),
+            Self::Broken(_) | Self::Stalled(_) => Some(None),
+            _ => None,
+        }
+    }
+}
+
+impl ImageError {
+    /// `what` names the operation and its path.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source: Arc::new(source) }
+    }
+
+    /// For `map_err` on an operation on one path.
+    pub(crate) fn at<'a>(verb: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
+        move |source| Self::io(format!("{verb} {}", path.display()), source)
+    }
+
+    /// The same failure, told about another reference that waited for the same fetch.
+    pub(crate) fn for_reference(self, name: &str) -> Self {
+        match self {
+            Self::Registry { host, why, .. } => Self::Registry { reference: name.to_owned(), host, why },
+            other => other,
+        }
+    }
+
+    /// Whether other credentials or another host could have succeeded.
+    pub(crate) fn is_registry(&self) -> bool {
+        matches!(self, Self::Registry { .. })
+    }
+
+    fn class_and_help(&self) -> (Class, Option<String>) {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                (Class::Runtime, Some("free space on that file system; what was begun is taken up again".into()))
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => (Class::NotFound, None),
+            Self::Io { .. } => (Class::Runtime, None),
+            Self::Registry { reference, host, why } => match why {
+                RegistryFailure::NotFound(_) => {
+                    (Class::NotFound, Some(format!("check the repository and the tag of {reference}")))
+                }
+                RegistryFailure::Denied { anonymous: true, .. } => {
+                    (Class::Registry, Some(format!("run bayplan login {host}, or name credentials in auth.json")))
+                }
+                RegistryFailure::Denied { .. } => (
+                    Class::Registry,
+                    Some(format!(
+                        "the credentials for {host} do not permit this; renew them with bayplan login {host}"
+                    )),
+                ),
+                RegistryFailure::Unreachable(_) => {
+                    (Class::Registry, Some(format!("check that {host} is up and can be reached from this node")))
+                }
+                RegistryFailure::Tls(_) => (
+                    Class::Registry,
+                    Some(format!(
+                        "add its CA to the system's or to /etc/bayplan/certs.d/{host}/hosts.toml, or skip the check with -k"
+                    )),
+                ),
+                RegistryFailure::Protocol(_) => (
+                    Class::Registry,
+                    Some(format!(
+                        "check that {host} is a registry; for one without TLS use --plain-http or [registry] plain_http"
+                    )),
+                ),
+                _ => (Class::Registry, None),
+            },
+            Self::NotPresent { .. } => (Class::NotFound, Some("pull or load it again".into())),
+            Self::Digest { .. } | Self::Size { .. } => {
+                (Class::Registry, Some("the source or the way to it is broken; try again, then tell its owner".into()))
+            }
+            Self::TooLarge { .. } | Self::Malformed { .. } => (Class::Registry, None),
+            Self::Unsupported { .. } => (Class::Refused, None),
+            Self::Platform { .. } => {
+                (Class::NotFound, Some("choose one of them with --platform, or another image".into()))
+            }
+            Self::Archive { .. } => (
+                Class::Invalid,
+                Some("an OCI layout or a Docker archive is expected, plain or packed by gzip or zstd".into()),
+            ),
+        }
+    }
+}
+
+impl From<ImageError> for Fault {
+    fn from(error: ImageError) -> Fault {
+        let (class, help) = error.class_and_help();
+        Fault { class, message: error.to_string(), help, place: None }
+    }
+}

@@ -1,0 +1,162 @@
+//! Images that are in the store already.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::descriptor::{Descriptor, Image};
+use super::document::{self, Document, MAX_CONFIG};
+use super::error::ImageError;
+use super::pull::{leads_to_images, stored};
+use super::store::ContentStore;
+use super::{Images, index};
+use crate::oci::{Digest, Platform};
+
+/// Parsed images kept in memory.
+const MAX_CACHED: usize = 128;
+
+/// Parsed images by target and platform asked for; the least recently used goes first.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<(u64, HashMap<(Digest, Platform), (u64, Arc<Image>)>)>);
+
+impl Cache {
+    fn get(&self, key: &(Digest, Platform)) -> Option<Arc<Image>> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.0 += 1;
+        let now = guard.0;
+        guard.1.get_mut(key).map(|(used, image)| {
+            *used = now;
+            Arc::clone(image)
+        })
+    }
+
+    fn put(&self, key: (Digest, Platform), image: Arc<Image>) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.0 += 1;
+        let now = guard.0;
+        guard.1.insert(key, (now, image));
+        if guard.1.len() > MAX_CACHED
+            && let Some(oldest) = guard.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
+        {
+            guard.1.remove(&oldest);
+        }
+    }
+
+    /// Forgets all; blobs may have gone.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+    }
+}
+
+/// Puts an image together from blobs in the store; every missing one is named.
+pub(super) fn assemble(
+    store: &ContentStore,
+    target: Descriptor,
+    manifest: Descriptor,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    wanted: Option<&Platform>,
+) -> Result<Image, ImageError> {
+    let missing: Vec<String> = std::iter::once(&config)
+        .chain(&layers)
+        .filter(|d| store.size(&d.digest) != Some(d.size))
+        .map(|d| d.digest.to_string())
+        .collect();
+    if !missing.is_empty() {
+        return Err(ImageError::NotPresent { image: target.digest, missing });
+    }
+    let mut counted = HashSet::new();
+    let size = [&target, &manifest, &config].into_iter().chain(&layers).filter(|d| counted.insert(&d.digest));
+    let size = size.map(|d| d.size).sum();
+    let what = format!("image {}: its configuration {}", target.digest, config.digest);
+    let (config, platform, layers) = document::parse_config(&what, &store.read(&config.digest, MAX_CONFIG)?, layers)?;
+    if let Some(wanted) = wanted
+        && index::distance(wanted, &platform).is_none()
+    {
+        let (image, wanted) = (target.digest.to_string(), wanted.clone());
+        return Err(ImageError::Platform { image, wanted, offered: vec![platform] });
+    }
+    Ok(Image { target, manifest, platform, config, layers, size })
+}
+
+impl Images {
+    /// An image from the store alone. Parsed once and kept; [`ImageError::NotPresent`] lists what is missing.
+    pub fn load_image(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        let key = (target.clone(), platform.clone());
+        if let Some(image) = self.inner.cache.get(&key) {
+            return Ok(Image::clone(&image));
+        }
+        let image = self.find(target, platform)?;
+        self.inner.cache.put(key, Arc::new(image.clone()));
+        Ok(image)
+    }
+
+    pub(super) fn remember(&self, image: &Image, platform: &Platform) {
+        self.inner.cache.put((image.target.digest.clone(), platform.clone()), Arc::new(image.clone()));
+    }
+
+    fn find(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        let store = self.store();
+        if !store.has(target) {
+            return Err(ImageError::NotPresent { image: target.clone(), missing: vec![target.to_string()] });
+        }
+        let (top, document) = stored(store, target)?;
+        let mut offered = Vec::new();
+        let mut missing = Vec::new();
+        let mut seen = HashSet::from([target.clone()]);
+        let mut stack = vec![(top.clone(), Some(document), 0)];
+        while let Some((descriptor, document, depth)) = stack.pop() {
+            let document = match document {
+                Some(document) => document,
+                None if !store.has(&descriptor.digest) => {
+                    missing.push(descriptor.digest.to_string());
+                    continue;
+                }
+                None => stored(store, &descriptor.digest)?.1,
+            };
+            match document {
+                Document::Manifest { config, layers } => {
+                    return assemble(store, top, descriptor, config, layers, Some(platform));
+                }
+                Document::Index(children) if depth < index::MAX_DEPTH => {
+                    offered.extend(index::offered(&children));
+                    for child in index::candidates(&children, platform).into_iter().rev() {
+                        if seen.insert(child.descriptor.digest.clone()) {
+                            stack.push((child.descriptor.clone(), None, depth + 1));
+                        }
+                    }
+                }
+                Document::Index(_) => {}
+            }
+        }
+        if missing.is_empty() {
+            Err(ImageError::Platform { image: target.to_string(), wanted: platform.clone(), offered })
+        } else {
+            Err(ImageError::NotPresent { image: target.clone(), missing })
+        }
+    }
+
+    /// The platforms whose images are whole in the store, sorted.
+    pub fn platforms(&self, target: &Digest) -> Vec<Platform> {
+        let store = self.store();
+        let mut found = Vec::new();
+        let mut seen = HashSet::from([target.clone()]);
+        let mut stack = vec![(target.clone(), 0)];
+        while let Some((digest, depth)) = stack.pop() {
+            match stored(store, &digest) {
+                Ok((manifest, Document::Manifest { config, layers })) => {
+                    let image = assemble(store, manifest.clone(), manifest, config, layers, None);
+                    found.extend(image.ok().map(|i| i.platform));
+                }
+                Ok((_, Document::Index(children))) if depth < index::MAX_DEPTH => {
+                    let images = children.into_iter().filter(|c| !c.attached && leads_to_images(&c.descriptor));
+                    let fresh: Vec<_> = images.filter(|c| seen.insert(c.descriptor.digest.clone())).collect();
+                    stack.extend(fresh.into_iter().map(|c| (c.descriptor.digest, depth + 1)));
+                }
+                _ => {}
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+}

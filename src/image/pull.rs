@@ -1,0 +1,221 @@
+//! From a reference to an image in the store: resolve, choose the platform, fetch what is missing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::descriptor::{self, Descriptor, Image, Kind};
+use super::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
+use super::error::{ImageError, RegistryFailure};
+use super::index;
+use super::progress::{Progress, ProgressEvent, ProgressState};
+use super::registry::{PullOptions, Session};
+use super::store::ContentStore;
+use super::{Images, fetch};
+use crate::oci::{Digest, Reference};
+
+impl Images {
+    /// What the reference points at now, by one HEAD; by GET where a registry's HEAD says no digest.
+    pub async fn resolve(&self, reference: &Reference, options: &PullOptions) -> Result<Descriptor, ImageError> {
+        let session = self.session(reference, options);
+        let head = session.head(reference.manifest_name()).await?;
+        if let (Some(digest), Some(size)) = (head.digest, head.size.filter(|size| *size > 0)) {
+            let expected = reference.digest();
+            if let Some(expected) = expected.filter(|e| **e != digest) {
+                let what = format!("image {reference}");
+                return Err(ImageError::Digest { what, expected: expected.clone(), actual: digest });
+            }
+            return Ok(Descriptor { media_type: head.media_type, digest, size });
+        }
+        self.top(&session, reference.digest()).await.map(|(descriptor, _)| descriptor)
+    }
+
+    /// Brings the image of one platform into the store: every blob verified, each fetched once however many
+    /// pulls want it, layers side by side. What is in the store is not asked for again.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: Progress,
+    ) -> Result<Image, ImageError> {
+        let session = self.session(reference, options);
+        let pinned = options.digest.as_ref().or(reference.digest());
+        let (target, bytes) = self.top(&session, pinned).await?;
+        let name = reference.to_string();
+        let (manifest, bytes) = self.choose(&session, &name, options, &target, bytes).await?;
+        let Document::Manifest { config, layers } = document::parse(&format!("image {name}"), &bytes)? else {
+            return Err(ImageError::Malformed {
+                what: format!("image {name}"),
+                why: "its manifest is an index".into(),
+            });
+        };
+        if config.size > MAX_CONFIG {
+            return Err(ImageError::TooLarge { what: format!("image {name}: its configuration"), limit: MAX_CONFIG });
+        }
+        self.fetch_all(&session, &config, &layers, &progress).await?;
+        let platform = options.platform.clone();
+        let store = self.store().clone();
+        let image = fetch::joined(tokio::task::spawn_blocking(move || {
+            super::load::assemble(&store, target, manifest, config, layers, Some(&platform))
+        }))
+        .await?;
+        self.remember(&image, &options.platform);
+        Ok(image)
+    }
+
+    fn session(&self, reference: &Reference, options: &PullOptions) -> Session {
+        Session::new(Arc::clone(&self.inner.registries), reference.clone(), options)
+    }
+
+    /// The index or manifest at the top, from the store when its digest is known and it is there.
+    async fn top(&self, session: &Session, pinned: Option<&Digest>) -> Result<(Descriptor, Vec<u8>), ImageError> {
+        let reference = session.reference();
+        match pinned {
+            Some(digest) => self.manifest(session, digest, None).await,
+            None => {
+                let answer = session.manifest(reference.manifest_name()).await?;
+                let bytes = answer.bytes;
+                let digest = Digest::of(&bytes);
+                self.keep(session, digest, &answer.media_type, bytes).await
+            }
+        }
+    }
+
+    /// A manifest or index by digest.
+    async fn manifest(
+        &self,
+        session: &Session,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<(Descriptor, Vec<u8>), ImageError> {
+        // Concurrent pulls of one image ask once: the second finds it in the store.
+        let _turn = self.inner.manifests.lock(digest).await;
+        if let Ok(bytes) = self.store().read(digest, MAX_MANIFEST) {
+            self.store().touch(digest);
+            let media_type = document::media_type_of(&format!("image {}", session.reference()), &bytes)?;
+            let descriptor = Descriptor { media_type, digest: digest.clone(), size: bytes.len() as u64 };
+            return Ok((descriptor, bytes));
+        }
+        let answer = session.manifest(digest.as_str()).await?;
+        let actual = Digest::of(&answer.bytes);
+        let what = || format!("image {}: manifest {digest}", session.reference());
+        if let Some(size) = size.filter(|size| *size != answer.bytes.len() as u64) {
+            return Err(ImageError::Size { what: what(), expected: size, actual: answer.bytes.len() as u64 });
+        }
+        if actual != *digest {
+            return Err(ImageError::Digest { what: what(), expected: digest.clone(), actual });
+        }
+        self.keep(session, actual, &answer.media_type, answer.bytes).await
+    }
+
+    /// Checks that the bytes are a manifest and stores them.
+    async fn keep(
+        &self,
+        session: &Session,
+        digest: Digest,
+        content_type: &str,
+        bytes: Vec<u8>,
+    ) -> Result<(Descriptor, Vec<u8>), ImageError> {
+        let what = format!("image {}", session.reference());
+        let media_type = match document::media_type_of(&what, &bytes) {
+            Ok(own) => own,
+            Err(_) if !matches!(bytes.trim_ascii_start().first(), Some(b'{')) => {
+                let kind = if content_type.is_empty() { "something without a type" } else { content_type };
+                let why = format!("it answers {kind} where a manifest is asked for");
+                return Err(session.error(RegistryFailure::Protocol(why)));
+            }
+            Err(error) => return Err(error),
+        };
+        document::parse(&what, &bytes)?;
+        let descriptor = Descriptor { media_type, digest, size: bytes.len() as u64 };
+        let store = self.store().clone();
+        let bytes = fetch::joined(tokio::task::spawn_blocking(move || store.put(&bytes).map(|_| bytes))).await?;
+        Ok((descriptor, bytes))
+    }
+
+    /// Down through indexes to the manifest for the platform. Depth first, best entry first; bounded, and
+    /// no index is looked into twice.
+    async fn choose(
+        &self,
+        session: &Session,
+        name: &str,
+        options: &PullOptions,
+        target: &Descriptor,
+        bytes: Vec<u8>,
+    ) -> Result<(Descriptor, Vec<u8>), ImageError> {
+        let mut offered = Vec::new();
+        let mut seen = HashSet::from([target.digest.clone()]);
+        let mut stack = vec![(target.clone(), Some(bytes), 0)];
+        let what = format!("image {name}");
+        while let Some((descriptor, bytes, depth)) = stack.pop() {
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => self.manifest(session, &descriptor.digest, Some(descriptor.size)).await?.1,
+            };
+            let Document::Index(children) = document::parse(&what, &bytes)? else {
+                return Ok((descriptor, bytes));
+            };
+            if depth >= index::MAX_DEPTH {
+                let why = format!("it nests indexes more than {} deep", index::MAX_DEPTH);
+                return Err(ImageError::Malformed { what, why });
+            }
+            offered.extend(index::offered(&children));
+            for child in index::candidates(&children, &options.platform).into_iter().rev() {
+                if child.descriptor.size > MAX_MANIFEST {
+                    return Err(ImageError::TooLarge { what, limit: MAX_MANIFEST });
+                }
+                if seen.insert(child.descriptor.digest.clone()) {
+                    stack.push((child.descriptor.clone(), None, depth + 1));
+                }
+            }
+        }
+        offered.sort();
+        offered.dedup();
+        Err(ImageError::Platform { image: name.to_owned(), wanted: options.platform.clone(), offered })
+    }
+
+    async fn fetch_all(
+        &self,
+        session: &Session,
+        config: &Descriptor,
+        layers: &[Descriptor],
+        progress: &Progress,
+    ) -> Result<(), ImageError> {
+        let mut seen = HashSet::new();
+        let mut fetches: FuturesUnordered<_> = std::iter::once(config)
+            .chain(layers)
+            .filter(|descriptor| seen.insert(&descriptor.digest))
+            .map(|descriptor| async move {
+                let tell = |state| {
+                    let (reference, digest) = (session.reference().clone(), descriptor.digest.clone());
+                    progress(ProgressEvent { reference, digest, state });
+                };
+                tell(ProgressState::Waiting);
+                let bytes = |done| tell(ProgressState::Downloading { done, total: descriptor.size });
+                self.inner.fetcher.fetch(session, descriptor, &bytes).await?;
+                tell(ProgressState::Done);
+                Ok(())
+            })
+            .collect();
+        // The first failure ends the others: dropped, their streams close and what they have is kept.
+        while let Some(result) = fetches.next().await {
+            result?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a descriptor is one that leads to images.
+pub(super) fn leads_to_images(descriptor: &Descriptor) -> bool {
+    matches!(descriptor::kind(&descriptor.media_type), Kind::Index | Kind::Manifest)
+}
+
+/// The document that a descriptor points at, from the store.
+pub(super) fn stored(store: &ContentStore, digest: &Digest) -> Result<(Descriptor, Document), ImageError> {
+    let bytes = store.read(digest, MAX_MANIFEST)?;
+    let what = format!("image {digest}");
+    let media_type = document::media_type_of(&what, &bytes)?;
+    let document = document::parse(&what, &bytes)?;
+    Ok((Descriptor { media_type, digest: digest.clone(), size: bytes.len() as u64 }, document))
+}

@@ -1,0 +1,201 @@
+//! The content store: an OCI image layout under `<root>/content`.
+//!
+//! `blobs/sha256/<hex>` holds what was verified and is durable; `ingest/` what is on its way. Skopeo and
+//! umoci can read it while we run.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::descriptor::Descriptor;
+use super::error::ImageError;
+use super::ingest::Ingest;
+use crate::oci::{Digest, Reference};
+
+/// How long what is left of an interrupted download is kept, to be taken up again.
+const INGEST_KEPT: Duration = Duration::from_secs(3600);
+
+/// The store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    root: Arc<Path>,
+}
+
+impl ContentStore {
+    /// Opens or makes the store at `<root>/content`.
+    pub fn open(root: &Path) -> Result<Self, ImageError> {
+        let root = root.join("content");
+        for dir in ["blobs/sha256", "ingest"] {
+            let dir = root.join(dir);
+            fs::create_dir_all(&dir).map_err(ImageError::at("make", &dir))?;
+        }
+        let store = Self { root: root.into() };
+        if !store.root.join("oci-layout").exists() {
+            store.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        if !store.root.join("index.json").exists() {
+            store.write_index(&[])?;
+        }
+        Ok(store)
+    }
+
+    /// The layout's directory, as `skopeo … oci:DIR` takes it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the blob is, or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let mut path = PathBuf::with_capacity(self.root.as_os_str().len() + 80);
+        path.push(&self.root);
+        path.push("blobs/sha256");
+        path.push(digest.hex());
+        path
+    }
+
+    /// Whether the blob is here, whole and verified.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Its size in bytes, if it is here.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.path(digest)).ok().map(|m| m.len())
+    }
+
+    /// When the blob came, or was last asked for by a pull.
+    pub fn modified(&self, digest: &Digest) -> Option<SystemTime> {
+        fs::metadata(self.path(digest)).and_then(|m| m.modified()).ok()
+    }
+
+    /// The blob, opened for reading.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, ImageError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(ImageError::at("open blob", &path))
+    }
+
+    /// A small blob, read and verified again; `max` bounds it in bytes.
+    pub fn read(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Vec::new();
+        let file = self.open_blob(digest)?;
+        let path = self.path(digest);
+        file.take(max + 1).read_to_end(&mut bytes).map_err(ImageError::at("read blob", &path))?;
+        if bytes.len() as u64 > max {
+            return Err(ImageError::TooLarge { what: format!("blob {digest}"), limit: max });
+        }
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            return Err(ImageError::Digest { what: format!("blob {digest}"), expected: digest.clone(), actual });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores bytes whose digest is computed here. Nothing is written when they are there already.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
+        let digest = Digest::of(bytes);
+        if self.size(&digest) == Some(bytes.len() as u64) {
+            self.touch(&digest);
+            return Ok(digest);
+        }
+        let mut ingest = self.ingest()?;
+        ingest.write(bytes)?;
+        Ok(ingest.commit(None)?.0)
+    }
+
+    /// Begins a blob whose digest is not known yet.
+    pub fn ingest(&self) -> Result<Ingest, ImageError> {
+        Ingest::anonymous(self)
+    }
+
+    /// Begins a blob, or takes up what an interrupted fetch left of it.
+    pub fn resume(&self, digest: &Digest) -> Result<Ingest, ImageError> {
+        Ingest::named(self, digest)
+    }
+
+    /// Tells garbage collection that somebody wants this blob now.
+    pub fn touch(&self, digest: &Digest) {
+        if let Ok(file) = File::open(self.path(digest)) {
+            // Best effort: the grace period still counts from the fetch.
+            let _ = file.set_modified(SystemTime::now());
+        }
+    }
+
+    /// Every blob here.
+    pub fn digests(&self) -> Result<Vec<Digest>, ImageError> {
+        let dir = self.root.join("blobs/sha256");
+        let entries = fs::read_dir(&dir).map_err(ImageError::at("list", &dir))?;
+        Ok(entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()).parse().ok())
+            .collect())
+    }
+
+    /// Removes a blob; one that is not here is no error.
+    pub fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ImageError::at("remove blob", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what interrupted fetches and imports of dead processes left. What a later fetch can take up
+    /// again stays for an hour. Returns how many files went.
+    pub fn sweep_ingest(&self) -> Result<usize, ImageError> {
+        let dir = self.root.join("ingest");
+        let mut removed = 0;
+        for entry in fs::read_dir(&dir).map_err(ImageError::at("list", &dir))?.filter_map(Result::ok) {
+            let path = entry.path();
+            let Ok(file) = File::open(&path) else { continue };
+            // A living writer holds the lock, in this process or another.
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            let age =
+                file.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok()).unwrap_or_default();
+            let resumable = entry.file_name().len() == 64;
+            let keep = if resumable { INGEST_KEPT } else { Duration::from_secs(5) };
+            if age >= keep && fs::remove_file(&path).is_ok() {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Replaces `index.json`, the names under which other tools see the images here.
+    pub fn write_index(&self, entries: &[(Reference, Descriptor)]) -> Result<(), ImageError> {
+        let manifests: Vec<_> = entries
+            .iter()
+            .map(|(reference, descriptor)| {
+                serde_json::json!({
+                    "mediaType": descriptor.media_type,
+                    "digest": descriptor.digest,
+                    "size": descriptor.size,
+                    "annotations": {"org.opencontainers.image.ref.name": reference},
+                })
+            })
+            .collect();
+        let index = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": super::descriptor::OCI_INDEX,
+            "manifests": manifests,
+        });
+        let text = index.to_string();
+        let path = self.root.join("index.json");
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        self.replace("index.json", text.as_bytes())
+    }
+
+    /// Replaces a file of the layout by rename.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ImageError> {
+        let mut ingest = self.ingest()?;
+        ingest.write(bytes)?;
+        ingest.place(&self.root.join(name))
+    }
+}
