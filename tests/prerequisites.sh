@@ -25,8 +25,7 @@ missing_packages() {
   case " $* " in *" cc:gcc "*) [ -e /usr/include/stdlib.h ] || echo libc6-dev ;; esac
   # The distribution's other busybox is dynamically linked and cannot be an image by itself.
   case " $* " in *" busybox:busybox-static "*)
-    if command -v busybox >/dev/null && [ -e "/lib64/ld-linux-x86-64.so.2" ] \
-      && grep -q ld-linux "$(command -v busybox)" 2>/dev/null; then echo busybox-static; fi ;; esac
+    if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi ;; esac
 }
 
 apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 "$@"; }

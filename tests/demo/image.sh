@@ -6,6 +6,7 @@ umask 022
 [ $# = 2 ] || { echo "usage: image.sh FILE REFERENCE" >&2; exit 2; }
 file=$1 reference=$2
 busybox=$(PATH=$PATH:/bin:/usr/bin command -v busybox) || { echo "image.sh: busybox is missing; install busybox-static" >&2; exit 1; }
+if ldd "$busybox" >/dev/null 2>&1; then echo "image.sh: $busybox is dynamically linked; install busybox-static" >&2; exit 1; fi
 case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) arch=$(uname -m) ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -85,10 +85,15 @@ fn beside_every_kind_of_bad_file_the_good_one_runs() {
     })
     .exits(1);
     for (name, _, place) in bad() {
-        let reports: Vec<_> = status.stdout.lines().filter(|line| line.contains(name)).collect();
-        assert_eq!(reports.len(), if name.starts_with("twice") { reports.len() } else { 1 }, "{name}: {reports:#?}");
+        let pointer = format!("--> {name}");
+        let reports: Vec<_> = status.stdout.lines().map(str::trim).filter(|line| line.starts_with(&pointer)).collect();
+        if name.starts_with("twice") {
+            assert!(status.stdout.contains(name), "both places are named:\n{}", status.stdout);
+            continue;
+        }
+        assert_eq!(reports.len(), 1, "{name} is reported once:\n{}", status.stdout);
         if let Some((line, column)) = place {
-            assert!(reports[0].contains(&format!("{name}:{line}:{column}")), "{name}:{line}:{column}: {reports:?}");
+            assert_eq!(reports[0], format!("{pointer}:{line}:{column}"));
         }
     }
     for ignored in

@@ -19,7 +19,7 @@ pub fn find(dir: &Path) -> Vec<String> {
         ("network namespace", dir.join("s/netns")),
         ("half-written blob", dir.join("r/content/ingest")),
         ("bundle", dir.join("s/tasks")),
-        ("runtime state", dir.join("s/runc")),
+        ("runtime state", dir.join("s/runtime")),
     ] {
         found.extend(leaves(&path).into_iter().map(|path| format!("{what} {}", path.display())));
     }

