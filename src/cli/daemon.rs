@@ -13,6 +13,6 @@ pub struct Args {}
 /// Runs it.
 pub async fn run(_: Args, context: &mut Context) -> Result<u8> {
     let config = context.config()?.clone();
-    node::daemon(config).await?;
+    node::daemon(config, &context.global).await?;
     Ok(0)
 }

@@ -6,7 +6,7 @@ use super::args::Global;
 use crate::api::Service;
 use crate::config::Config;
 use crate::controller::{Node, NodeService, Reload, run_daemon};
-use crate::error::Result;
+use crate::error::{Class, Fault, Result};
 
 /// The configuration in force: files, and flags over them.
 pub(super) fn configuration(global: &Global) -> Result<Config> {
@@ -25,11 +25,15 @@ pub(super) async fn daemon(config: Config, global: &Global) -> Result<()> {
 }
 
 /// The JSON Schema of manifests.
-pub(super) fn schema(_kind: Option<&str>) -> Result<serde_json::Value> {
-    Err(Fault::new(Class::Bug, "this build has no schema"))
+pub(super) fn schema(kind: Option<&str>) -> Result<serde_json::Value> {
+    crate::manifest::schema(kind).map_err(unknown)
 }
 
 /// A field's meaning.
-pub(super) fn explain(_path: &str) -> Result<String> {
-    Err(Fault::new(Class::Bug, "this build has no schema"))
+pub(super) fn explain(path: &str) -> Result<String> {
+    crate::manifest::explain(path).map_err(unknown)
+}
+
+fn unknown(error: crate::manifest::Unknown) -> Fault {
+    Fault::new(Class::NotFound, error.to_string()).help(error.help)
 }

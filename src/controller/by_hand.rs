@@ -42,9 +42,8 @@ impl Node {
             labels: request.labels,
             annotations: BTreeMap::new(),
         };
-        let null_io = request.null_io;
         let resource = Resource { metadata, spec: Spec::Container(Box::new(request.spec)) };
-        let making = Making { auto_remove: request.remove_after_exit, null_io, held: !request.start };
+        let making = Making { auto_remove: request.remove_after_exit, held: !request.start };
         self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
         self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
         let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None, None).await;

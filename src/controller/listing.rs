@@ -119,7 +119,7 @@ impl Node {
             status.finished = (state.phase != TaskPhase::Running).then(|| state.exit.as_ref().map(|e| e.at)).flatten();
             status.next_start = state.next_start;
             let path = self.engine.log_dir(&id).join(format!("{}.log", state.attempt));
-            status.log_path = (!record.null_io).then(|| path.display().to_string());
+            status.log_path = Some(path.display().to_string());
         }
         if let Some(task) = &task {
             status.pid = task.pid;

@@ -35,9 +35,6 @@ impl Follower {
         let id = (request.namespace.clone(), request.name.clone());
         let record = node.engine.memory().read().containers.get(&id).cloned();
         let Some(record) = record else { return Err(node.no_container(&id)) };
-        if record.null_io {
-            return Err(Fault::new(Class::Refused, format!("container {}/{} discards its output", id.0, id.1)));
-        }
         let directory = node.engine.log_dir(&id);
         let attempt = node.engine.task(&id).or(record.last).map_or(0, |state| state.attempt);
         let attempt = match (request.previous, attempt) {
@@ -206,6 +203,8 @@ fn parse(line: &[u8]) -> Option<LogLine> {
 }
 
 /// Until the file grows or is replaced. Where the kernel does not tell, a second.
+// The descriptor is owned here and lives as long as its registration, which is all that the deprecation is about.
+#[allow(deprecated)]
 async fn written(path: &Path) {
     use rustix::fs::inotify;
     let watch = || -> rustix::io::Result<_> {

@@ -93,7 +93,6 @@ impl Engine {
             stopped_by_hand: false,
             started: false,
             auto_remove: wish.making.auto_remove,
-            null_io: wish.making.null_io,
             last: None,
         };
         self.put(record)?;
@@ -578,7 +577,7 @@ impl Engine {
                 initial_ms: millis(spec.backoff.initial.duration()),
                 max_ms: millis(spec.backoff.max.duration()),
             },
-            log_dir: (!record.null_io).then_some(log_dir),
+            log_dir: Some(log_dir),
             log_max_size: u64::try_from(spec.logs.max_size.value()).unwrap_or(10 << 20),
             log_max_files: spec.logs.max_files,
             first_attempt: attempt + 1,
@@ -651,8 +650,6 @@ impl Engine {
 pub struct Making {
     /// Removed when its task ends.
     pub auto_remove: bool,
-    /// Its output is discarded.
-    pub null_io: bool,
     /// Made, but not started.
     pub held: bool,
 }

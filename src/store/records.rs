@@ -58,9 +58,6 @@ pub struct ContainerRecord {
     /// Removed by itself when its task ends (`run --rm`).
     #[serde(default)]
     pub auto_remove: bool,
-    /// Its stdin, stdout and stderr are discarded.
-    #[serde(default)]
-    pub null_io: bool,
     /// The last state of its last collected task.
     #[serde(default)]
     pub last: Option<TaskState>,
