@@ -30,8 +30,9 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Where the bundle of a container is, whether it exists or not.
+    /// Where the bundle of a container is, whether it exists or not. The path is absolute: shims work in it.
     pub fn at(state: &Path, namespace: &str, id: &str) -> Result<Self, RuntimeError> {
+        let state = std::path::absolute(state).map_err(|error| RuntimeError::io("looking for", state, error))?;
         let namespace = checked("namespace", namespace)?.to_owned();
         let id = checked("container", id)?.to_owned();
         Ok(Self { path: state.join("tasks").join(&namespace).join(&id), namespace, id })

@@ -15,10 +15,10 @@ pub enum RuntimeError {
         looked_for: PathBuf,
     },
     /// No shim for this runtime.
-    #[error("the shim {} of runtime {runtime} is not there", shown(.looked_for))]
+    #[error("the shim {} {whose} is not there", shown(.looked_for))]
     ShimMissing {
-        /// The runtime as the manifest names it.
-        runtime: String,
+        /// Whose: `of runtime io.containerd.kata.v2`, `of shop/web`.
+        whose: String,
         /// The binary's name or path.
         looked_for: PathBuf,
     },

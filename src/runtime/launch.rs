@@ -1,6 +1,8 @@
 //! Shims started and cleaned up after, by containerd's bootstrap protocol: `SHIM -namespace NS -id ID … start`
 //! leaves a serving process behind and prints its address; `… delete` takes away what a dead one left.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio as ProcessStdio};
 use std::time::Duration;
@@ -24,6 +26,9 @@ const DRAIN: Duration = Duration::from_millis(200);
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// Where containerd (2.x) keeps how to reach a shim; we do so for shims that are not ours.
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
+/// Other shims write their own log here, and end when they cannot open it. containerd makes a fifo of it; a
+/// plain file needs no reader, so that they do not depend on our life.
+const LOG_FILE: &str = "log";
 /// What a service manager gives to its own service, not to shims and containers that outlive it (`runc`
 /// would even mount the notification socket into them).
 const NOT_INHERITED: [&str; 8] = [
@@ -48,6 +53,8 @@ pub struct Launch {
     /// The instance's API socket. Nothing is sent to it; other runtimes' shims derive their socket's name
     /// from it, so that two instances never share one.
     pub address: PathBuf,
+    /// It is another runtime's shim (see [`is_own`]): it wants a log to open in its bundle.
+    pub foreign: bool,
     /// Have the shim say more in its log.
     pub debug: bool,
 }
@@ -143,6 +150,11 @@ impl ShimClient {
     pub async fn launch(launch: &Launch) -> Result<Self, RuntimeError> {
         let (namespace, id) = names(&launch.bundle);
         let object = format!("{namespace}/{id}");
+        if launch.foreign {
+            let log = launch.bundle.join(LOG_FILE);
+            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
+            opened.map_err(|error| RuntimeError::io("making", log, error))?;
+        }
         let mut command = command(&launch.shim_binary, &launch.bundle, &launch.address);
         if launch.debug {
             command.arg("-debug");
@@ -166,7 +178,12 @@ pub async fn cleanup(shim_binary: &Path, bundle: &Path, address: &Path) -> Resul
     let object = format!("{namespace}/{id}");
     let mut command = command(shim_binary, bundle, address);
     command.arg("delete");
-    run(command, shim_binary, &object, "delete", DELETE_TIMEOUT).await.map(drop)
+    run(command, shim_binary, &object, "delete", DELETE_TIMEOUT).await?;
+    // Ours lies in the bundle; another's, outside, is its host's to remove.
+    if let Some(bootstrap) = Bootstrap::read(bundle)? {
+        let _ = std::fs::remove_file(bootstrap.address);
+    }
+    Ok(())
 }
 
 fn command(shim_binary: &Path, bundle: &Path, address: &Path) -> Command {
@@ -193,7 +210,7 @@ async fn run(
     command.stdin(ProcessStdio::null()).stdout(ProcessStdio::piped()).stderr(ProcessStdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            RuntimeError::ShimMissing { runtime: object.to_owned(), looked_for: binary.to_owned() }
+            RuntimeError::ShimMissing { whose: format!("of {object}"), looked_for: binary.to_owned() }
         }
         _ => RuntimeError::io("running", binary, error),
     })?;
@@ -241,10 +258,14 @@ async fn run(
     Ok(Output { status, stdout: said, stderr: complained })
 }
 
-/// The shim of a runtime. None, `runc` and `io.containerd.bayplan.v1` are ours; an absolute path is itself;
-/// other names follow containerd's rule: `io.containerd.kata.v2` is `containerd-shim-kata-v2` on PATH.
+/// Whether a runtime is run by our own shim: none named, `runc`, or containerd's name for ours.
+pub fn is_own(runtime: Option<&str>) -> bool {
+    matches!(runtime, None | Some("" | "runc" | "io.containerd.bayplan.v1"))
+}
+
+/// The shim of a runtime: ours (see [`is_own`]); an absolute path is itself; other names follow containerd's rule: `io.containerd.kata.v2` is `containerd-shim-kata-v2` on PATH.
 pub fn shim_binary_for(runtime: Option<&str>, own: &Path) -> Result<PathBuf, RuntimeError> {
-    let Some(name) = runtime.filter(|name| !matches!(*name, "" | "runc" | "io.containerd.bayplan.v1")) else {
+    let Some(name) = runtime.filter(|_| !is_own(runtime)) else {
         return Ok(own.to_owned());
     };
     let binary = if name.starts_with('/') {
@@ -260,7 +281,8 @@ pub fn shim_binary_for(runtime: Option<&str>, own: &Path) -> Result<PathBuf, Run
         }
         PathBuf::from(format!("containerd-shim-{kind}-{version}"))
     };
-    find_executable(&binary).ok_or_else(|| RuntimeError::ShimMissing { runtime: name.to_owned(), looked_for: binary })
+    find_executable(&binary)
+        .ok_or_else(|| RuntimeError::ShimMissing { whose: format!("of runtime {name}"), looked_for: binary })
 }
 
 #[cfg(test)]
@@ -310,7 +332,7 @@ mod tests {
             std::fs::set_permissions(&shim, mode).unwrap();
             let bundle = dir.path().join("tasks/shop/web");
             std::fs::create_dir_all(&bundle).unwrap();
-            Launch { shim_binary: shim, bundle, address: dir.path().join("api.sock"), debug: false }
+            Launch { shim_binary: shim, bundle, address: dir.path().join("api.sock"), foreign: false, debug: false }
         };
         let error = ShimClient::launch(&launch("echo broken >&2; exit 1")).await.unwrap_err();
         assert_eq!(error.to_string(), "shim of shop/web: start: broken");

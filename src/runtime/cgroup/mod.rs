@@ -144,7 +144,7 @@ impl CgroupPath {
     }
 
     /// Its directories that exist, one a hierarchy.
-    fn directories(&self, host: &HostFacts, driver: CgroupDriver) -> Vec<PathBuf> {
+    pub(crate) fn directories(&self, host: &HostFacts, driver: CgroupDriver) -> Vec<PathBuf> {
         let relative = self.relative(driver);
         host.cgroup_mounts.all().map(|mount| mount.join(&relative)).filter(|path| path.is_dir()).collect()
     }

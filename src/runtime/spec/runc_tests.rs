@@ -25,11 +25,22 @@ struct Node {
     runc: PathBuf,
     host: HostFacts,
     parent: CgroupParent,
+    driver: CgroupDriver,
     bundle: Bundle,
 }
 
 impl Node {
+    /// One for each way in which this node makes cgroups.
+    fn each() -> Vec<Self> {
+        let systemd = HostFacts::detect().unwrap().systemd.then_some(CgroupDriver::Systemd);
+        [CgroupDriver::Cgroupfs].into_iter().chain(systemd).filter_map(Self::with).collect()
+    }
+
     fn new() -> Option<Self> {
+        Self::with(CgroupDriver::Cgroupfs)
+    }
+
+    fn with(driver: CgroupDriver) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let busybox = find_executable(Path::new("busybox"));
         let (Some(busybox), Ok(runc), true) = (busybox, find_runc(None), rustix::process::geteuid().is_root()) else {
@@ -50,7 +61,7 @@ impl Node {
         fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:100::/home/app:/bin/sh\n").unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nusers:x:100:\nwheel:x:10:app\n").unwrap();
         let host = HostFacts::detect().unwrap();
-        Some(Self { runc, host, parent: CgroupParent::new(&parent).unwrap(), bundle, state })
+        Some(Self { runc, host, parent: CgroupParent::new(&parent).unwrap(), driver, bundle, state })
     }
 
     fn cgroup(&self) -> CgroupPath {
@@ -69,7 +80,7 @@ impl Node {
             files: &LayerFiles { layers: vec![self.bundle.path().join("rootfs")] },
             netns,
             cgroup: &self.cgroup(),
-            cgroup_driver: CgroupDriver::Cgroupfs,
+            cgroup_driver: self.driver,
             host: &self.host,
             bundle: self.bundle.path(),
         })
@@ -80,10 +91,18 @@ impl Node {
         built
     }
 
-    fn runc(&self, arguments: &[&str]) -> Output {
+    fn runc_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.runc);
-        command.arg("--root").arg(self.state.path().join("runc")).args(arguments);
-        command.current_dir(self.bundle.path()).output().unwrap()
+        command.arg("--root").arg(self.state.path().join("runc"));
+        if self.driver == CgroupDriver::Systemd {
+            command.arg("--systemd-cgroup");
+        }
+        command.args(arguments).current_dir(self.bundle.path());
+        command
+    }
+
+    fn runc(&self, arguments: &[&str]) -> Output {
+        self.runc_command(arguments).output().unwrap()
     }
 
     /// Runs a script inside; its output by `key value` lines.
@@ -103,10 +122,10 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.runc(&["delete", "-f", "web"]);
         let _ = network::remove(self.state.path(), "shop", "web");
-        cgroup::remove(&self.host, CgroupDriver::Cgroupfs, &self.cgroup()).unwrap();
-        cgroup::prune(&self.host, CgroupDriver::Cgroupfs, &self.parent);
+        cgroup::remove(&self.host, self.driver, &self.cgroup()).unwrap();
+        cgroup::prune(&self.host, self.driver, &self.parent);
         self.bundle.remove().unwrap();
-        let left = cgroup::leftovers(&self.host, CgroupDriver::Cgroupfs, &self.parent);
+        let left = cgroup::leftovers(&self.host, self.driver, &self.parent);
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -122,7 +141,10 @@ const SHOW: &str =
 
 #[test]
 fn the_process_is_what_manifest_and_image_say() {
-    let Some(node) = Node::new() else { return };
+    Node::each().iter().for_each(process_is_as_wanted);
+}
+
+fn process_is_as_wanted(node: &Node) {
     let data = node.state.path().join("data");
     fs::create_dir(&data).unwrap();
     fs::write(data.join("file"), "from the node").unwrap();
@@ -247,23 +269,26 @@ fn the_nodes_network_and_a_read_only_root_are_given() {
 
 #[tokio::test]
 async fn limits_of_a_running_container_change_in_place_and_are_lifted() {
-    let Some(node) = Node::new() else { return };
+    for node in Node::each() {
+        limits_change(&node).await;
+    }
+}
+
+async fn limits_change(node: &Node) {
     let mut wanted = container();
     wanted.command = Some(vec!["sleep".into(), "600".into()]);
     wanted.resources = serde_json::from_str(r#"{"limits": {"memory": "64Mi", "cpu": "1", "pids": 9}}"#).unwrap();
     node.build(&wanted, None);
     // `-d` leaves the container behind with our pipes, so it gets none.
-    let mut command = Command::new(&node.runc);
-    command.arg("--root").arg(node.state.path().join("runc")).args(["run", "-d", "web"]);
     let null = || std::process::Stdio::null();
-    let status = command.current_dir(node.bundle.path()).stdin(null()).stdout(null()).stderr(null()).status();
+    let status = node.runc_command(&["run", "-d", "web"]).stdin(null()).stdout(null()).stderr(null()).status();
     assert!(status.unwrap().success());
     let v2 = node.host.cgroup == CgroupMode::V2;
     let read = |controller: &str, v1: &str, file: &str| {
-        let mount = |path: &PathBuf| path.ends_with(controller);
-        let root = node.host.cgroup_mounts.v1.iter().find(|path| mount(path)).or(node.host.cgroup_mounts.v2.as_ref());
-        let cgroup = root.unwrap().join(node.cgroup().for_spec(CgroupDriver::Cgroupfs).trim_start_matches('/'));
-        fs::read_to_string(cgroup.join(if v2 { file } else { v1 })).unwrap().trim().to_owned()
+        let directories = node.cgroup().directories(&node.host, node.driver);
+        let own = |path: &&PathBuf| v2 || path.to_str().unwrap().contains(&format!("/{controller}/"));
+        let directory = directories.iter().find(own).unwrap();
+        fs::read_to_string(directory.join(if v2 { file } else { v1 })).unwrap().trim().to_owned()
     };
     let limits = || {
         [
@@ -291,7 +316,9 @@ async fn limits_of_a_running_container_change_in_place_and_are_lifted() {
         ),
     ] {
         let limits_wanted = resources(&serde_json::from_str(manifest).unwrap(), &node.host);
-        runc::update_resources(&node.runc, &root, "web", &limits_wanted, false).await.unwrap();
+        runc::update_resources(&node.runc, &root, "web", &limits_wanted, node.driver == CgroupDriver::Systemd)
+            .await
+            .unwrap();
         assert_eq!(limits(), expected, "{manifest}");
     }
     let mode = fs::metadata(node.bundle.path()).unwrap().permissions().mode();
