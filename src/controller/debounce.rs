@@ -53,6 +53,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Look {
     /// Events had paused for a window: what is gone is gone.
     pub quiet: bool,
+    /// Removals were among the events: what a scan lacks has been gone for a window.
+    pub removals: bool,
     /// Files written to and not closed since, as far as events told.
     pub writing: BTreeSet<PathBuf>,
 }
@@ -69,13 +71,14 @@ pub struct Debounce {
     late: Option<Instant>,
     /// When looks stopped being quiet.
     restless: Option<Instant>,
+    removals: bool,
     writing: BTreeSet<PathBuf>,
 }
 
 impl Debounce {
     /// A machine that has seen nothing.
     pub fn new(window: Duration) -> Self {
-        Self { window, first: None, due: None, late: None, restless: None, writing: BTreeSet::new() }
+        Self { window, first: None, due: None, late: None, restless: None, removals: false, writing: BTreeSet::new() }
     }
 
     /// Takes another window into use.
@@ -103,6 +106,7 @@ impl Debounce {
             }
             _ => {}
         }
+        self.removals |= matches!(hint.kind, Kind::Removed | Kind::Overflow | Kind::RootChanged);
         let due = now + wait;
         self.due = Some(self.due.map_or(due, |pending| pending.max(due)));
         self.first.get_or_insert(now);
@@ -133,7 +137,8 @@ impl Debounce {
         // Not settled: look again when it is, though no further event comes.
         (self.first, self.due) = if settled { (None, None) } else { (Some(now), self.due) };
         self.late = None;
-        Some(Look { quiet, writing: self.writing.clone() })
+        let removals = std::mem::take(&mut self.removals);
+        Some(Look { quiet, removals, writing: self.writing.clone() })
     }
 }
 
@@ -203,7 +208,10 @@ mod tests {
         let look = debounce.take(t0 + ms(110)).unwrap();
         assert!(look.quiet && look.writing.contains(&PathBuf::from("open.yaml")));
         debounce.event(&hint("open.yaml", Kind::Closed), t0 + ms(120));
-        assert_eq!(debounce.take(t0 + ms(170)).unwrap(), Look { quiet: true, writing: BTreeSet::new() });
+        assert_eq!(
+            debounce.take(t0 + ms(170)).unwrap(),
+            Look { quiet: true, removals: false, writing: BTreeSet::new() }
+        );
     }
 
     #[test]

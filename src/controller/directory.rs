@@ -506,4 +506,4 @@ fn row(name: &str, state: &FileState) -> Option<LastGood> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::controller) mod tests;

@@ -1,10 +1,11 @@
 //! The manifest directory over time: hints → the moment to look → a snapshot.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::debounce::{Debounce, Hint, Kind};
-use super::scan::{Scan, Scanner};
+use super::debounce::{Debounce, Hint, Kind, Look};
+use super::scan::{RootState, SETTLE, Scan, Scanner};
 use super::watch::Watch;
 
 /// A directory that is watched, debounced and read.
@@ -14,9 +15,13 @@ pub struct Follow {
     debounce: Debounce,
     /// `None` while a scan runs on a blocking thread.
     scanner: Option<Scanner>,
-    scanning: Option<tokio::task::JoinHandle<(Scanner, Scan, bool)>>,
+    scanning: Option<tokio::task::JoinHandle<(Scanner, Scan, Look)>>,
+    /// Look again then, though no event may come.
     recheck: Option<Instant>,
-    root: std::path::PathBuf,
+    window: Duration,
+    /// What the last snapshot had.
+    names: BTreeSet<String>,
+    root: PathBuf,
 }
 
 /// A snapshot, and whether events had paused before it.
@@ -38,6 +43,8 @@ impl Follow {
             scanner: Some(Scanner::new(root)),
             scanning: None,
             recheck: None,
+            window: debounce,
+            names: BTreeSet::new(),
             root: root.to_path_buf(),
         }
     }
@@ -49,7 +56,7 @@ impl Follow {
             if let Some(scanning) = &mut self.scanning {
                 let done = scanning.await;
                 self.scanning = None;
-                let (scanner, scan, quiet) = match done {
+                let (scanner, scan, look) = match done {
                     Ok(done) => done,
                     Err(error) => {
                         // The runtime is shutting down, or a bug: either way start over rather than stop seeing.
@@ -60,8 +67,7 @@ impl Follow {
                     }
                 };
                 self.scanner = Some(scanner);
-                self.recheck = scan.recheck.map(|wait| Instant::now() + wait);
-                return Snapshot { scan, quiet };
+                return self.snapshot(scan, &look);
             }
             let due = self.debounce.due().into_iter().chain(self.recheck).min();
             tokio::select! {
@@ -74,12 +80,13 @@ impl Follow {
 
     /// Looks without waiting for an event: `bayplan sync`.
     pub fn look_soon(&mut self) {
-        self.debounce.event(&Hint { path: Default::default(), kind: Kind::Poll }, Instant::now());
+        self.debounce.event(&Hint { path: PathBuf::new(), kind: Kind::Poll }, Instant::now());
     }
 
     /// Takes another debounce window into use.
     pub fn set_debounce(&mut self, window: Duration) {
         self.debounce.set_window(window);
+        self.window = window;
     }
 
     /// Forgets what was read: the next snapshot has every text again. To be called when a snapshot could
@@ -101,18 +108,38 @@ impl Follow {
         if again {
             self.recheck = None;
         }
-        let (quiet, writing) = match self.debounce.take(now) {
-            Some(look) => (look.quiet, look.writing),
+        let look = match self.debounce.take(now) {
+            Some(look) => look,
             // A file is looked at again while events go on, or while none come at all.
-            None if again => (self.debounce.due().is_none(), self.debounce.writing().clone()),
+            None if again => {
+                let writing = self.debounce.writing().clone();
+                Look { quiet: self.debounce.due().is_none(), removals: false, writing }
+            }
             None => return,
         };
         if let Some(mut scanner) = self.scanner.take() {
             self.scanning = Some(tokio::task::spawn_blocking(move || {
-                let scan = scanner.scan(&writing);
-                (scanner, scan, quiet)
+                let scan = scanner.scan(&look.writing);
+                (scanner, scan, look)
             }));
         }
+    }
+
+    /// Decides whether a scan can be trusted about what it lacks. One that was made for another reason
+    /// than removals, or while events came, may have been made in the middle of an `rm -rf`.
+    fn snapshot(&mut self, scan: Scan, look: &Look) -> Snapshot {
+        let mut disturbed = !look.removals;
+        while let Some(hint) = self.watch.try_next() {
+            disturbed |= hint.kind != Kind::Written;
+            self.debounce.event(&hint, Instant::now());
+        }
+        let names: BTreeSet<String> = scan.files.keys().cloned().collect();
+        let lacks = matches!(scan.root, RootState::Present(_)) && !self.names.is_subset(&names);
+        self.names = names;
+        let confirm = (lacks && disturbed).then(|| if self.polling().is_some() { SETTLE } else { self.window });
+        let wait = scan.recheck.into_iter().chain(confirm).min();
+        self.recheck = wait.map(|wait| Instant::now() + wait);
+        Snapshot { scan, quiet: look.quiet && confirm.is_none() }
     }
 }
 

@@ -8,6 +8,7 @@
 mod anchors;
 mod filesystem;
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::debounce::{Hint, Kind};
+use super::scan::is_manifest;
 use anchors::Anchors;
 use filesystem::Mounts;
 
@@ -51,6 +53,11 @@ impl Watch {
             // The task ends only with us.
             None => std::future::pending().await,
         }
+    }
+
+    /// A hint that is there already.
+    pub fn try_next(&mut self) -> Option<Hint> {
+        self.hints.try_recv().ok()
     }
 
     /// Why the directory is polled; `None` while the kernel notifies.
@@ -165,6 +172,12 @@ impl Task {
             // Reading is an event too, and so our own would be: never answer it.
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => Kind::Closed,
             EventKind::Access(_) => return Verdict::Nothing,
+            // A log or an editor's swap file is written all the time; its close is told all the same.
+            EventKind::Modify(ModifyKind::Data(_))
+                if !path.file_name().is_some_and(|name| is_manifest(name.as_bytes())) =>
+            {
+                return Verdict::Nothing;
+            }
             EventKind::Modify(ModifyKind::Data(_)) => Kind::Written,
             EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Kind::Removed,
             EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Kind::Renamed,

@@ -9,7 +9,7 @@ use crate::manifest::{Metadata, NamespaceSpec, Place, Resource, Spec};
 use crate::plan::Source;
 
 /// One resource a word, `name` or `name=version`; `!` is a syntax error; `>name` needs `name`.
-struct Words;
+pub(in crate::controller) struct Words;
 
 impl Parser for Words {
     fn parse(&self, file: &str, _: &Path, text: &[u8]) -> Result<Vec<Declared>, Vec<Diagnostic>> {

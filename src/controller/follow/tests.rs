@@ -6,6 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::*;
+use crate::controller::directory::DirectorySource;
+use crate::controller::directory::tests::Words;
 use crate::controller::scan::{Content, RootState};
 
 const WINDOW: Duration = Duration::from_millis(50);
@@ -308,4 +310,79 @@ async fn a_look_by_hand_needs_no_event() {
     world.follow.look_soon();
     world.look().await;
     assert_eq!(world.looks, before + 1);
+}
+
+#[tokio::test]
+async fn a_look_in_the_middle_of_a_removal_does_not_call_it_done() {
+    let mut world = World::new(&[("a.yaml", "a"), ("b.yaml", "b")]).await;
+    let mut half = world.last.clone().unwrap().scan;
+    half.files.remove("a.yaml");
+    let look = |removals| Look { quiet: true, removals, writing: BTreeSet::new() };
+    assert!(world.follow.snapshot(half.clone(), &look(true)).quiet, "events of removals had paused");
+
+    world.follow.names.insert("a.yaml".into());
+    assert!(!world.follow.snapshot(half, &look(false)).quiet, "made for another reason");
+    // The next look comes without an event, and its word counts.
+    world.look().await;
+    assert!(world.last.as_ref().unwrap().quiet);
+}
+
+/// The whole source, as the daemon drives it.
+struct Driven {
+    world: World,
+    source: DirectorySource,
+}
+
+impl Driven {
+    async fn new(files: &[(&str, &str)]) -> Self {
+        let mut driven = Self { world: World::new(files).await, source: DirectorySource::default() };
+        driven.take();
+        driven
+    }
+
+    fn take(&mut self) {
+        let snapshot = self.world.last.as_ref().unwrap();
+        self.source.update(&snapshot.scan, snapshot.quiet, &Words);
+    }
+
+    async fn until(&mut self, condition: impl Fn(&DirectorySource) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition(&self.source) {
+            assert!(Instant::now() < deadline, "{:?}", self.source);
+            self.world.look().await;
+            self.take();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_removed_at_once_is_held_and_what_is_removed_alone_goes() {
+    let mut driven = Driven::new(&[("a.yaml", "a"), ("b.yaml", "b"), ("c.yaml", "c")]).await;
+    assert_eq!(driven.source.desired().len(), 3);
+    std::fs::remove_file(driven.world.at("a.yaml")).unwrap();
+    driven.until(|source| source.desired().len() == 2).await;
+    assert!(driven.source.held().is_none());
+    for name in ["b.yaml", "c.yaml"] {
+        std::fs::remove_file(driven.world.at(name)).unwrap();
+    }
+    driven.until(|source| source.held().is_some()).await;
+    assert_eq!(driven.source.desired().len(), 2);
+    std::fs::write(driven.world.at("b.yaml"), "b").unwrap();
+    std::fs::write(driven.world.at("c.yaml"), "c=2").unwrap();
+    driven.until(|source| source.held().is_none()).await;
+    assert_eq!(driven.source.desired().len(), 2);
+}
+
+#[tokio::test]
+async fn a_tree_that_is_removed_or_swapped_removes_nothing() {
+    let mut driven = Driven::new(&[("a.yaml", "a"), ("b.yaml", "b")]).await;
+    std::fs::remove_dir_all(driven.world.at("")).unwrap();
+    driven.until(|source| source.held().is_some()).await;
+    assert_eq!(driven.source.desired().len(), 2);
+    std::fs::create_dir(driven.world.at("")).unwrap();
+    driven.world.put_whole("a.yaml", "a=2");
+    driven.until(|source| source.held().is_some_and(|held| held.files == ["b.yaml"])).await;
+    assert_eq!(driven.source.desired().len(), 2);
+    driven.world.put_whole("b.yaml", "b");
+    driven.until(|source| source.held().is_none()).await;
 }

@@ -86,10 +86,14 @@ pub(super) struct Mounts {
 
 impl Mounts {
     /// `None` without `/proc`.
+    #[allow(unsafe_code)] // tokio's safe constructor is deprecated.
     pub fn open() -> Option<Self> {
         let table = File::open("/proc/self/mountinfo").ok()?;
+        // SAFETY: the `AsyncFd` owns the file, whose descriptor stays the same and open until it is dropped;
+        // nothing takes it out.
+        let registered = unsafe { AsyncFd::register_with_interest(table, Interest::PRIORITY) };
         // proc(5): a change of the table is POLLPRI.
-        Some(Self { table: AsyncFd::with_interest(table, Interest::PRIORITY).ok()? })
+        Some(Self { table: registered.ok()? })
     }
 
     /// Returns when something was mounted or unmounted. Cancel-safe.
