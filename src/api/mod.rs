@@ -13,6 +13,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod types;
+mod version;
 
 pub use client::Client;
 pub use listener::Listener;

@@ -79,8 +79,7 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// The item of that name, or `NotFound` with what may have been meant.
 pub(super) async fn find(node: &Client, key: &ResourceKey) -> Result<Item> {
-    let query =
-        Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
+    let query = Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
     match node.list(query).await?.into_iter().next() {
         Some(item) => Ok(item),
         None => Err(not_found(node, key).await),

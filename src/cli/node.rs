@@ -23,3 +23,13 @@ pub(super) async fn open(config: Config) -> Result<Arc<dyn Service>> {
 pub(super) async fn daemon(config: Config, global: &Global) -> Result<()> {
     run_daemon(config, Reload { file: global.config.clone(), overrides: global.overrides() }).await
 }
+
+/// The JSON Schema of manifests.
+pub(super) fn schema(_kind: Option<&str>) -> Result<serde_json::Value> {
+    Err(Fault::new(Class::Bug, "this build has no schema"))
+}
+
+/// A field's meaning.
+pub(super) fn explain(_path: &str) -> Result<String> {
+    Err(Fault::new(Class::Bug, "this build has no schema"))
+}

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use crate::api::service::{Archive, Stream, channel};
-use crate::api::types::*;
+use crate::api::{Archive, Stream, channel};
+use crate::api::*;
 use crate::engine::{Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
 use crate::image::{Progress, ProgressState, PullOptions};
@@ -42,7 +42,7 @@ impl Node {
             labels: request.labels,
             annotations: BTreeMap::new(),
         };
-        let null_io = request.stdio.is_none() && request.null_io;
+        let null_io = request.null_io;
         let resource = Resource { metadata, spec: Spec::Container(Box::new(request.spec)) };
         let making = Making { auto_remove: request.remove_after_exit, null_io, held: !request.start };
         self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
@@ -190,10 +190,10 @@ impl Node {
             let telling = sender.clone();
             let progress: Progress = Arc::new(move |event| {
                 let (state, done, total) = match event.state {
-                    ProgressState::Waiting => (BlobState::Waiting, 0, event.size),
+                    ProgressState::Waiting => (BlobState::Waiting, 0, 0),
                     ProgressState::Downloading { done, total } => (BlobState::Downloading, done, total),
-                    ProgressState::Done => (BlobState::Done, event.size, event.size),
-                    ProgressState::Unpacking => (BlobState::Unpacking, 0, event.size),
+                    ProgressState::Done => (BlobState::Done, 0, 0),
+                    ProgressState::Unpacking => (BlobState::Unpacking, 0, 0),
                 };
                 // A slow reader misses progress, never the pull.
                 let _ = telling.try_send(Ok(PullEvent::Blob { digest: event.digest, state, done, total }));
@@ -339,7 +339,7 @@ impl Node {
         let (path, spooled) = match archive {
             Archive::Path(path) => (path, None),
             Archive::Bytes(mut bytes) => {
-                let path = self.engine.images().store().temporary("load");
+                let path = self.engine.config().state.join(format!("load-{}", uuid::Uuid::new_v4()));
                 let io = |error: std::io::Error| Fault::new(Class::Runtime, format!("{}: {error}", path.display()));
                 let mut file = tokio::fs::File::create(&path).await.map_err(io)?;
                 let guard = Spooled(path.clone());
@@ -378,7 +378,7 @@ impl Node {
 
     pub(super) async fn create_namespace(self: &Arc<Self>, request: NamespaceRequest) -> Result<Item> {
         let key = ResourceKey::new(Kind::Namespace, &request.name, &request.name);
-        if !crate::manifest::is_namespace_name(&request.name) {
+        if !is_namespace_name(&request.name) {
             return Err(Fault::new(Class::Usage, format!("{:?} is not a namespace's name", request.name))
                 .help("lower-case letters, digits, dots and dashes, at most 63"));
         }
@@ -561,4 +561,15 @@ fn few(names: &[String]) -> String {
 /// For [`Node::wait`]'s sake: how long a wait may take.
 pub(super) fn deadline(timeout_ms: Option<u64>) -> Option<Instant> {
     timeout_ms.map(|millis| Instant::now() + Duration::from_millis(millis))
+}
+
+/// A DNS name of at most 63 characters; dots are allowed, as in `k8s.io`.
+fn is_namespace_name(name: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.split('.').all(|label| {
+            label.bytes().next().is_some_and(word)
+                && label.bytes().next_back().is_some_and(word)
+                && label.bytes().all(|byte| word(byte) || byte == b'-')
+        })
 }

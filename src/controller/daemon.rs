@@ -11,7 +11,7 @@ use crate::api::{Listener, Service};
 use crate::config::{Config, Overrides};
 use crate::error::{Class, Fault, Result};
 
-use super::follow::Follower;
+use super::follow::{Follow, Snapshot};
 use super::{Node, NodeService, looping};
 
 /// Where the daemon's configuration comes from, to read it again at SIGHUP.
@@ -31,7 +31,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     protect_from_oom();
     let node = Node::open(config, true).await?;
     let config = node.engine.config().clone();
-    for warning in node.engine.host().warnings() {
+    for warning in node.warnings() {
         tracing::warn!("{warning}");
     }
     let stop = CancellationToken::new();
@@ -39,14 +39,15 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let service: Arc<dyn Service> = Arc::new(NodeService(Arc::clone(&node)));
     let serving = tokio::spawn(crate::api::serve(listener, service, stop.clone()));
     // What the directory says is known before anything is brought about: a start removes nothing by mistake.
-    let mut follower = Follower::new(&config);
-    look(&node, &mut follower, None).await;
+    let controller = &config.controller;
+    let mut follow = Follow::start(&config.manifests, controller.debounce.duration(), controller.poll.duration());
+    take(&node, follow.next().await).await;
     let watching = tokio::spawn({
         let node = Arc::clone(&node);
         async move {
             loop {
-                let change = follower.next().await;
-                look(&node, &mut follower, Some(change)).await;
+                let snapshot = follow.next().await;
+                take(&node, snapshot).await;
             }
         }
     });
@@ -80,17 +81,11 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     Ok(())
 }
 
-async fn look(node: &Arc<Node>, follower: &mut Follower, change: Option<super::follow::Change>) {
-    let mut source = node.source.lock().await;
-    let (scan, quiet) = match change {
-        Some(change) => (change.scan, change.quiet),
-        None => (follower.look(), true),
-    };
-    if let Err(fault) = source.take(node, &scan, quiet, true) {
+async fn take(node: &Arc<Node>, snapshot: Snapshot) {
+    let taken = node.source.lock().await.take(node, &snapshot.scan, snapshot.quiet, true);
+    if let Err(fault) = taken {
         tracing::error!(%fault, "the manifest directory could not be taken over");
     }
-    follower.acted(source.writing());
-    drop(source);
     node.wake.notify_one();
 }
 

@@ -114,6 +114,11 @@ impl Debounce {
         capped.into_iter().chain(self.late).min()
     }
 
+    /// Files written to and not closed since, as far as events told.
+    pub fn writing(&self) -> &BTreeSet<PathBuf> {
+        &self.writing
+    }
+
     /// The look that is due by now, if one is.
     pub fn take(&mut self, now: Instant) -> Option<Look> {
         if self.due().is_none_or(|due| due > now) {

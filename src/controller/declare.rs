@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::service::{Stream, channel};
-use crate::api::types::{ApplyEvent, ApplyRequest, DEFAULT_SET, DeleteRequest, DiffRequest, SyncRequest};
+use crate::api::{Stream, channel};
+use crate::api::{ApplyEvent, ApplyRequest, DEFAULT_SET, DeleteRequest, DiffRequest, SyncRequest};
 use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey, RestartPolicy};

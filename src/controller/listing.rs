@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::api::types::*;
+use crate::api::*;
 use crate::engine::{Busy, ContainerKey};
 use crate::error::Result;
 use crate::manifest::{Kind, Resource, ResourceKey, Spec};

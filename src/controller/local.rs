@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::api::types::SourceStatus;
+use crate::api::SourceStatus;
 use crate::engine::Engine;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Diagnostic, Located, ParseOptions, Place, ResourceKey, SourceFile};
@@ -82,11 +82,6 @@ impl LocalDirectory {
     pub fn confirm_removal(&mut self, node: &Node) -> Result<()> {
         let outcome = self.source.confirm_removal(&NodeParser { node });
         self.settle(node, outcome, true)
-    }
-
-    /// Files that are being written.
-    pub fn writing(&self) -> &BTreeSet<String> {
-        self.source.writing()
     }
 
     fn settle(&mut self, node: &Node, outcome: Outcome, store: bool) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::api::types::{LogLine, LogRequest, LogStream};
+use crate::api::{LogLine, LogRequest, LogStream};
 use crate::engine::ContainerKey;
 use crate::error::{Class, Fault, Result};
 use crate::shim::protocol::TaskPhase;
@@ -98,10 +98,11 @@ impl Follower {
                 }
                 _ => {}
             }
+            let current = self.directory.join(format!("{attempt}.log"));
             tokio::select! {
                 () = sender.closed() => return,
                 _ = changes.changed() => {}
-                () = written(&self.directory.join(format!("{attempt}.log"))) => {}
+                () = written(&current) => {}
             }
         }
     }

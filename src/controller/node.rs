@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
 
-use crate::api::types::SourceStatus;
+use crate::api::SourceStatus;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Fault, Result};

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::types::ApplyEvent;
+use crate::api::ApplyEvent;
 use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::image::Progress;

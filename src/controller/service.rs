@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::api::service::{Archive, Service, Stream, channel};
-use crate::api::types::*;
+use crate::api::{Archive, Service, Stream, channel};
+use crate::api::*;
 use crate::error::Result;
 use crate::manifest::ResourceKey;
 use crate::plan::Plan;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use crate::api::service::{Stream, channel};
-use crate::api::types::*;
+use crate::api::{Stream, channel};
+use crate::api::*;
 use crate::error::{Class, Fault, Result};
-use crate::manifest::{API_VERSION, Kind, ResourceKey, RestartPolicy};
+use crate::manifest::{API_VERSION, Kind, ResourceKey};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Severity, Source};
 use crate::shim::protocol::TaskPhase;
@@ -86,7 +86,7 @@ impl Node {
             not_converged,
             pending: plan.steps,
             problems: plan.problems,
-            warnings: self.engine.host().warnings(),
+            warnings: self.warnings(),
         })
     }
 
@@ -114,9 +114,6 @@ impl Node {
     }
 
     fn describe_phase(&self, key: &ResourceKey) -> String {
-        let query = Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
-        // The listing needs the node's handle; what is known here is enough.
-        let _ = query;
         match self.engine.task(&(key.namespace.clone(), key.name.clone())) {
             Some(state) => format!("{:?}", state.phase),
             None if self.is_on_node(key) => "there, without a task".into(),
@@ -209,7 +206,7 @@ impl Node {
                 let id = (key.namespace.clone(), key.name.clone());
                 let record = self.engine.memory().read().containers.get(&id).cloned();
                 inspection.record = serde_json::to_value(record).unwrap_or_default();
-                let spec = std::fs::read(self.engine.bundle_of(&id).join("config.json"));
+                let spec = std::fs::read(self.engine.bundle(&id)?.path().join("config.json"));
                 inspection.runtime_spec =
                     spec.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
             }
@@ -228,6 +225,18 @@ impl Node {
             Kind::Namespace => {}
         }
         Ok(inspection)
+    }
+
+    /// What this machine cannot do, each a sentence.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let host = self.engine.host();
+        let mut warnings = Vec::new();
+        if !host.can_raise_rlimits {
+            warnings.push(
+                "this machine lacks CAP_SYS_RESOURCE: rlimits above the node's own and oom scores are best effort".into(),
+            );
+        }
+        warnings
     }
 
     pub(super) fn info(&self) -> Info {
@@ -259,15 +268,15 @@ impl Node {
             running: running as u64,
             images: records.references.len() as u64,
             namespaces: namespaces.len() as u64,
-            warnings: self.engine.host().warnings(),
+            warnings: self.warnings(),
         }
     }
 
     pub(super) async fn version(&self) -> Version {
         let path = self.engine.config().runtime(None).map(Path::to_path_buf).unwrap_or_else(|| "runc".into());
-        let found = crate::runtime::find_runtime(&path).ok();
+        let found = crate::runtime::host::find_runc(Some(&path)).ok();
         let runtime = match &found {
-            Some(path) => crate::runtime::runtime_version(path).await,
+            Some(path) => runtime_version(path).await,
             None => None,
         };
         Version {
@@ -280,11 +289,6 @@ impl Node {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         }
     }
-}
-
-/// Whether a container that ended stays ended.
-pub(super) fn stays_ended(policy: RestartPolicy) -> bool {
-    policy != RestartPolicy::Always
 }
 
 fn told(event: store::EventRecord) -> EventRecord {
@@ -303,4 +307,12 @@ fn told(event: store::EventRecord) -> EventRecord {
 
 fn seconds(timeout_ms: Option<u64>) -> f64 {
     std::time::Duration::from_millis(timeout_ms.unwrap_or_default()).as_secs_f64()
+}
+
+/// The first line of `runc --version`.
+async fn runtime_version(path: &Path) -> Option<String> {
+    let mut command = tokio::process::Command::new(path);
+    command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(std::time::Duration::from_secs(5), command.output()).await.ok()?.ok()?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::runtime::ShimClient;
+use crate::runtime::{Bundle, ShimClient, cgroup};
 use crate::shim::protocol::{TaskPhase, TaskState};
 use crate::store::EventType;
 
@@ -18,8 +18,9 @@ impl Engine {
     pub(super) async fn adopt(self: &Arc<Self>) {
         let known: HashSet<ContainerKey> = self.memory.read().containers.keys().cloned().collect();
         let mut work = Vec::new();
-        for (namespace, name, path) in crate::runtime::list_bundles(&self.config.state) {
-            let id = (namespace, name);
+        for bundle in Bundle::list(&self.config.state).unwrap_or_default() {
+            let id = (bundle.namespace().to_owned(), bundle.id().to_owned());
+            let path = bundle.path().to_owned();
             let engine = Arc::clone(self);
             let is_known = known.contains(&id);
             work.push(tokio::spawn(async move {
@@ -63,7 +64,6 @@ impl Engine {
 
     /// After a shim that died: its processes are ended, its mounts and cgroups go, its last words are kept.
     pub(super) async fn clear_after_shim(self: &Arc<Self>, id: &ContainerKey, state: Option<TaskState>) {
-        let path = self.bundle(id);
         let record = self.memory.read().containers.get(id).cloned();
         if let (Some(record), Some(state)) = (&record, &state) {
             // A final state is the end; another one is a task that was lost, which its restarts outlive.
@@ -78,23 +78,12 @@ impl Engine {
                 tracing::error!(%fault, "a lost task could not be recorded");
             }
         }
-        if path.exists() {
-            if let Err(error) =
-                crate::runtime::cleanup(&self.config.shim_path(), &path, &id.0, &id.1).await
-            {
-                let fault = crate::error::Fault::from(error);
-                self.event(&container_key(id), EventType::Warning, "CleanUpFailed", fault.message);
-            }
-            if let Err(error) = crate::runtime::Bundle::at(path).remove() {
-                tracing::warn!(container = %container_key(id), %error, "its bundle stays");
-            }
-        }
-        let (namespace, name) = id;
-        if let Err(error) = crate::network::remove(&self.config.state, namespace, name) {
-            tracing::warn!(container = %container_key(id), %error, "its network namespace stays");
-        }
-        if let Err(error) = self.cgroup_path(namespace, name).remove() {
-            tracing::warn!(container = %container_key(id), %error, "its cgroup stays");
+        let cleared = match self.bundle(id) {
+            Ok(bundle) => self.clear_bundle(&bundle).await,
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = cleared {
+            self.event(&container_key(id), EventType::Warning, "CleanUpFailed", fault.message);
         }
     }
 
@@ -103,19 +92,24 @@ impl Engine {
         let running: HashSet<ContainerKey> = lock_of(&self.tasks).keys().cloned().collect();
         let engine = Arc::clone(self);
         let swept = tokio::task::spawn_blocking(move || {
-            for id in crate::network::list(&engine.config.state) {
+            for id in crate::network::list(&engine.config.state).unwrap_or_default() {
                 if !running.contains(&id)
                     && let Err(error) = crate::network::remove(&engine.config.state, &id.0, &id.1)
                 {
                     tracing::warn!(%error, "an orphaned network namespace stays");
                 }
             }
-            for id in engine.cgroup_path("", "").list() {
-                if !running.contains(&id)
-                    && let Err(error) = engine.cgroup_path(&id.0, &id.1).remove()
-                {
-                    tracing::warn!(%error, "an orphaned cgroup stays");
+            let driver = engine.cgroup_driver();
+            if let Ok(parent) = cgroup::CgroupParent::new(&engine.config.cgroup_parent()) {
+                for path in cgroup::leftovers(&engine.host, driver, &parent) {
+                    let id = (path.namespace().to_owned(), path.id().to_owned());
+                    if !running.contains(&id)
+                        && let Err(error) = cgroup::remove(&engine.host, driver, &path)
+                    {
+                        tracing::warn!(%error, "an orphaned cgroup stays");
+                    }
                 }
+                cgroup::prune(&engine.host, driver, &parent);
             }
             let uids: HashSet<String> = {
                 let records = engine.memory.read();

@@ -13,9 +13,8 @@ use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
 use crate::oci::{Digest, Platform};
 use crate::plan::Source;
-use crate::runtime::{Bundle, CgroupPath, Launch, ShimClient, Stdio};
+use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, cgroup, spec};
 use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
-use crate::snapshot::RootMount;
 use crate::store::{ContainerRecord, EventType};
 
 use super::image::new_uid;
@@ -123,22 +122,15 @@ impl Engine {
             let old = container_spec(&before.resource)?;
             if old.resources != spec.resources {
                 let runtime = self.runtime_binary(spec)?;
-                let bundle = self.bundle(&id);
-                crate::runtime::update_resources(
-                    &runtime,
-                    &self.runtime_root(),
-                    &id.1,
-                    &bundle,
-                    &spec.resources,
-                    &self.host,
-                    self.systemd_cgroup(),
-                )
-                .await
-                .map_err(Fault::from)?;
+                let limits = spec::resources(&spec.resources, &self.host);
+                let root = self.runtime_root(&id.0);
+                crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, self.uses_systemd_cgroups())
+                    .await
+                    .map_err(Fault::from)?;
             }
-            let bundle = Bundle::at(self.bundle(&id));
+            let bundle = self.bundle(&id)?;
             let mut supervision = self.supervision(&id, spec, &before, false)?;
-            if let Some(current) = bundle.supervision() {
+            if let Some(current) = bundle.read_supervision().map_err(Fault::from)? {
                 supervision.first_attempt = current.first_attempt;
                 supervision.restarts = current.restarts;
             }
@@ -356,17 +348,16 @@ impl Engine {
         let key = container_key(id);
         let spec = container_spec(&record.resource)?;
         self.runtime_binary(spec)?;
-        let path = self.bundle(id);
-        if path.exists() {
+        if self.bundle(id)?.exists() {
             self.take_down(id, record).await?;
         }
-        let bundle = Bundle::create(path).map_err(Fault::from)?;
+        let bundle = Bundle::create(&self.config.state, &id.0, &id.1).map_err(Fault::from)?;
         let launch = {
             let launch = Launch {
-                shim: self.config.shim_path(),
+                shim_binary: self.config.shim_path(),
                 bundle: bundle.path().to_owned(),
-                namespace: id.0.clone(),
-                id: id.1.clone(),
+                address: self.config.address(),
+                debug: false,
             };
             tokio::spawn(async move { ShimClient::launch(&launch).await })
         };
@@ -438,24 +429,23 @@ impl Engine {
         };
         let mut container = spec.clone();
         container.tty |= terminal;
-        let layers = self.snapshots.layer_dirs(image).map_err(Fault::from)?;
-        let built = crate::runtime::spec::build(&crate::runtime::spec::SpecInput {
+        let files = spec::LayerFiles { layers: self.snapshots.layer_dirs(image).map_err(Fault::from)? };
+        let built = spec::build(&spec::SpecInput {
             name: &record.name,
             namespace: &record.namespace,
             container: &container,
             image: &image.config,
-            files: &crate::runtime::LayerFiles::new(layers),
-            netns: netns.as_deref(),
-            cgroup: &self.cgroup_path(&record.namespace, &record.name),
+            files: &files,
+            netns,
+            cgroup: &self.cgroup_path(&record.namespace, &record.name)?,
+            cgroup_driver: self.cgroup_driver(),
             bundle: bundle.path(),
             host: &self.host,
         })
-        .map_err(|error| {
-            let mut fault = Fault::from(error);
-            fault.message = format!("container {}/{}: {}", record.namespace, record.name, fault.message);
-            fault
-        })?;
-        bundle.write_spec(&built.spec).map_err(Fault::from)?;
+        .map_err(Fault::from)?;
+        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
+        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
+        bundle.write_config(&built.spec).map_err(Fault::from)?;
         Ok(Prepared { mounts, warnings: built.warnings })
     }
 
@@ -475,12 +465,13 @@ impl Engine {
         record: &ContainerRecord,
         grace: Option<Duration>,
     ) -> Result<Option<TaskState>> {
-        let path = self.bundle(id);
+        let bundle = self.bundle(id)?;
+        let path = bundle.path();
         let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
-        let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(&path));
+        let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(path));
         let client = match task {
             Some((client, _)) => client,
-            None if crate::runtime::shim_alive(&path) => ShimClient::connect(&path).await.ok(),
+            None if crate::runtime::shim_alive(path) => ShimClient::connect(path).await.ok(),
             None => None,
         };
         if let Some(client) = client {
@@ -500,20 +491,34 @@ impl Engine {
         if let Some(task) = lock_of(&self.tasks).remove(id) {
             task.forget();
         }
-        if path.exists() {
-            let bundle = Bundle::at(path.clone());
-            crate::runtime::wait_for_shim_exit(&path, Duration::from_secs(2)).await;
-            crate::runtime::cleanup(&self.config.shim_path(), &path, &id.0, &id.1).await.map_err(Fault::from)?;
-            bundle.remove().map_err(Fault::from)?;
-        }
-        let state = self.config.state.clone();
-        let (namespace, name) = id.clone();
-        tokio::task::spawn_blocking(move || crate::network::remove(&state, &namespace, &name))
-            .await
-            .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
-            .map_err(Fault::from)?;
-        self.cgroup_path(&id.0, &id.1).remove().map_err(Fault::from)?;
+        self.clear_bundle(&bundle).await?;
         Ok(last)
+    }
+
+    /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
+    /// network namespace, the cgroup. Idempotent.
+    pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
+        if bundle.exists() {
+            wait_for_shim(bundle.path()).await;
+            if !is_clean(bundle.path()) {
+                crate::runtime::cleanup(&self.config.shim_path(), bundle.path(), &self.config.address())
+                    .await
+                    .map_err(Fault::from)?;
+            }
+        }
+        let engine = Arc::clone(self);
+        let bundle = bundle.clone();
+        tokio::task::spawn_blocking(move || {
+            bundle.remove().map_err(Fault::from)?;
+            let (namespace, name) = (bundle.namespace(), bundle.id());
+            crate::network::remove(&engine.config.state, namespace, name).map_err(Fault::from)?;
+            let path = engine.cgroup_path(namespace, name)?;
+            cgroup::remove(&engine.host, engine.cgroup_driver(), &path).map_err(Fault::from)?;
+            let _ = std::fs::remove_dir_all(engine.runtime_root(namespace).join(name));
+            Ok(())
+        })
+        .await
+        .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
     }
 
     /// The writable snapshot and the logs.
@@ -539,10 +544,10 @@ impl Engine {
     /// Directories and cgroups of a namespace in which nothing is left.
     fn remove_empty_directories(&self, namespace: &str) {
         let _ = std::fs::remove_dir(self.config.state.join("tasks").join(namespace));
+        let _ = std::fs::remove_dir(self.runtime_root(namespace));
         let _ = std::fs::remove_dir(self.config.log_dir().join(namespace));
-        let empty = !self.memory.read().containers.keys().any(|(own, _)| own == namespace);
-        if empty {
-            self.cgroup_path(namespace, "").remove_parents();
+        if let Ok(parent) = cgroup::CgroupParent::new(&self.config.cgroup_parent()) {
+            cgroup::prune(&self.host, self.cgroup_driver(), &parent);
         }
     }
 
@@ -554,15 +559,15 @@ impl Engine {
         lost: bool,
     ) -> Result<Supervision> {
         let log_dir = self.log_dir(id);
-        let before = crate::runtime::read_state(&self.bundle(id)).or_else(|| record.last.clone());
+        let before = crate::runtime::read_state(self.bundle(id)?.path()).or_else(|| record.last.clone());
         let logged = newest_attempt(&log_dir);
         let attempt = before.as_ref().map_or(0, |state| state.attempt).max(logged);
         let restarts = before.as_ref().map_or(attempt.saturating_sub(1), |state| state.restarts) + u32::from(lost);
         Ok(Supervision {
             version: 1,
             runtime: self.runtime_binary(spec)?,
-            runtime_root: self.runtime_root(),
-            systemd_cgroup: self.systemd_cgroup(),
+            runtime_root: self.runtime_root(&id.0),
+            systemd_cgroup: self.uses_systemd_cgroups(),
             restart: Restart {
                 policy: match spec.restart {
                     RestartPolicy::Always => Policy::Always,
@@ -587,14 +592,9 @@ impl Engine {
         self.config.log_dir().join(&id.0).join(&id.1)
     }
 
-    fn stop_signal(&self, record: &ContainerRecord, spec: &ContainerSpec) -> i32 {
+    fn stop_signal(&self, record: &ContainerRecord, container: &ContainerSpec) -> i32 {
         let image = self.images.load_image(&record.image, &Platform::host()).ok();
-        let of_image = image.as_ref().and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
-        spec.stop_signal
-            .clone()
-            .or(of_image)
-            .and_then(|name| crate::manifest::signal_number(&name))
-            .unwrap_or(15)
+        image.and_then(|image| spec::stop_signal(container, &image.config).ok()).unwrap_or(15)
     }
 
     fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {
@@ -603,23 +603,29 @@ impl Engine {
             return Err(Fault::new(Class::Invalid, format!("runtime {name} is not configured"))
                 .help(format!("add [runtimes.{name}] with its path to the configuration")));
         };
-        crate::runtime::find_runtime(path).map_err(Fault::from)
+        crate::runtime::host::find_runc(Some(path)).map_err(Fault::from)
     }
 
-    fn runtime_root(&self) -> PathBuf {
-        self.config.state.join("runtime")
+    /// runc's `--root`: ids are unique within a namespace only.
+    fn runtime_root(&self, namespace: &str) -> PathBuf {
+        self.config.state.join("runtime").join(namespace)
     }
 
-    pub(super) fn systemd_cgroup(&self) -> bool {
+    pub(super) fn cgroup_driver(&self) -> CgroupDriver {
         match self.config.cgroup.driver {
-            crate::config::CgroupDriver::Auto => self.host.systemd,
-            crate::config::CgroupDriver::Cgroupfs => false,
-            crate::config::CgroupDriver::Systemd => true,
+            crate::config::CgroupDriver::Auto => CgroupDriver::auto(&self.host),
+            crate::config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+            crate::config::CgroupDriver::Systemd => CgroupDriver::Systemd,
         }
     }
 
-    pub(super) fn cgroup_path(&self, namespace: &str, name: &str) -> CgroupPath {
-        CgroupPath::new(&self.config.cgroup_parent(), namespace, name, self.systemd_cgroup())
+    /// Whether systemd makes the cgroups.
+    pub fn uses_systemd_cgroups(&self) -> bool {
+        self.cgroup_driver() == CgroupDriver::Systemd
+    }
+
+    fn cgroup_path(&self, namespace: &str, name: &str) -> Result<CgroupPath> {
+        CgroupPath::new(&self.config.cgroup_parent(), namespace, name).map_err(Fault::from)
     }
 
     /// Commits a record and then shows it.
@@ -679,7 +685,7 @@ fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
 }
 
 fn check_sources(spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
-    crate::runtime::check_sources(&spec.mounts).map_err(|error| {
+    spec::check_sources(&spec.mounts).map_err(|error| {
         let mut fault = Fault::from(error);
         fault.message = format!("{key}: {}", fault.message);
         fault
@@ -701,4 +707,19 @@ fn newest_attempt(log_dir: &Path) -> u32 {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok())
         .max()
         .unwrap_or(0)
+}
+
+/// A shim that was told to shut down needs a moment; one that is gone needs none.
+async fn wait_for_shim(bundle: &Path) {
+    for _ in 0..500 {
+        if !crate::runtime::shim_alive(bundle) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whether the shim left in order: it deleted its container, so there is nothing to clean up.
+fn is_clean(bundle: &Path) -> bool {
+    !bundle.join(crate::shim::protocol::LOCK_FILE).exists()
 }

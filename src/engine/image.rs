@@ -128,7 +128,7 @@ impl Engine {
         let _content = self.content.read().await;
         let engine = Arc::clone(self);
         let path = archive.to_owned();
-        let imported = tokio::task::spawn_blocking(move || engine.images.import_path(Path::new(&path)))
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_file(Path::new(&path)))
             .await
             .map_err(|error| Fault::new(Class::Bug, format!("importing {archive}: {error}")))?
             .map_err(Fault::from)?;
@@ -252,7 +252,7 @@ impl Engine {
         let _content = self.content.read().await;
         let engine = Arc::clone(self);
         let own = path.to_owned();
-        let imported = tokio::task::spawn_blocking(move || engine.images.import_path(&own))
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_file(&own))
             .await
             .map_err(|error| Fault::new(Class::Bug, format!("importing {}: {error}", path.display())))?
             .map_err(Fault::from)?;
@@ -333,15 +333,27 @@ impl Engine {
             let mut chains = HashSet::new();
             for root in &roots {
                 match engine.images.load_image(root, &Platform::host()) {
-                    Ok(image) => chains.extend(crate::snapshot::chain_ids(&image)),
+                    Ok(image) => chains.extend(crate::snapshot::chain_ids(&image.layers)),
                     // Without its configuration its snapshots are not known: keep every one this time.
                     Err(error) => tracing::debug!(%root, %error, "an image in use is incomplete"),
                 }
             }
-            let blobs = engine.images.gc(&roots, grace);
-            let snapshots = engine.snapshots.gc(&chains, grace);
+            let mut freed = Freed::default();
+            match engine.images.gc(&roots, grace) {
+                Ok(report) => {
+                    freed = Freed { items: report.blobs as u64, bytes: report.bytes };
+                    for problem in report.problems {
+                        tracing::warn!("garbage collection: {problem}");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "garbage collection of blobs"),
+            }
+            match engine.snapshots.gc(&chains, grace) {
+                Ok(count) => freed.items += count as u64,
+                Err(error) => tracing::warn!(%error, "garbage collection of snapshots"),
+            }
             engine.memory.write().complete.retain(|digest, _| roots.contains(digest));
-            Freed { items: blobs.blobs + snapshots, bytes: blobs.bytes }
+            freed
         })
         .await
         .unwrap_or_default()

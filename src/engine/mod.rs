@@ -17,7 +17,6 @@ mod monitor;
 mod observe;
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -29,7 +28,7 @@ use crate::image::{Images, Progress, RegistryConfig};
 use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Action, Source, Step, Target};
-use crate::runtime::HostFacts;
+use crate::runtime::{Bundle, HostFacts};
 use crate::shim::protocol::Exit;
 use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
@@ -97,7 +96,7 @@ impl Engine {
         };
         let images = Images::open(&root, registry)?;
         let snapshots = Snapshots::open(&root)?;
-        let host = HostFacts::detect();
+        let host = HostFacts::detect()?;
         let engine = Arc::new(Self {
             config,
             store,
@@ -225,17 +224,8 @@ impl Engine {
     }
 
     /// Where a container's bundle is while it has a task.
-    pub fn bundle_of(&self, key: &ContainerKey) -> PathBuf {
-        self.bundle(key)
-    }
-
-    /// Whether systemd makes the cgroups.
-    pub fn uses_systemd_cgroups(&self) -> bool {
-        self.systemd_cgroup()
-    }
-
-    fn bundle(&self, key: &ContainerKey) -> PathBuf {
-        self.config.state.join("tasks").join(&key.0).join(&key.1)
+    pub fn bundle(&self, key: &ContainerKey) -> Result<Bundle> {
+        Bundle::at(&self.config.state, &key.0, &key.1).map_err(Fault::from)
     }
 }
 

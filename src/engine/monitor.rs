@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use crate::error::{Fault, Result};
 use crate::runtime::ShimClient;
 use crate::shim::protocol::{TaskPhase, TaskState};
@@ -35,7 +37,16 @@ impl Engine {
     }
 
     /// Asks the shim for the task's state and follows it from there on.
-    pub(super) async fn adopt_task(self: &Arc<Self>, id: &ContainerKey, client: ShimClient) -> Result<TaskState> {
+    pub(super) fn adopt_task<'a>(
+        self: &'a Arc<Self>,
+        id: &'a ContainerKey,
+        client: ShimClient,
+    ) -> BoxFuture<'a, Result<TaskState>> {
+        // Boxed: a follower whose connection broke adopts its task again.
+        Box::pin(self.adopt_task_now(id, client))
+    }
+
+    async fn adopt_task_now(self: &Arc<Self>, id: &ContainerKey, client: ShimClient) -> Result<TaskState> {
         let state = tokio::time::timeout(Duration::from_secs(5), client.watch(0))
             .await
             .map_err(|_| {
@@ -139,14 +150,13 @@ impl Engine {
             }
         };
         let Some(task) = lost else { return };
-        let path = self.bundle(id);
         // Only the connection broke: the shim is there, and is asked again.
-        if crate::runtime::shim_alive(&path) {
-            if let Ok(client) = ShimClient::connect(&path).await {
-                if self.adopt_task(id, client).await.is_ok() {
-                    return;
-                }
-            }
+        if let Ok(bundle) = self.bundle(id)
+            && crate::runtime::shim_alive(bundle.path())
+            && let Ok(client) = ShimClient::connect(bundle.path()).await
+            && self.adopt_task(id, client).await.is_ok()
+        {
+            return;
         }
         self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
         self.clear_after_shim(id, Some(task.state)).await;

@@ -241,7 +241,7 @@ impl Engine {
                     .map(|found| {
                         found
                             .into_iter()
-                            .map(|image| ArchivedImage { reference: image.reference, digest: image.digest })
+                            .map(|image| ArchivedImage { reference: image.reference, digest: image.target.digest })
                             .collect()
                     })
                     .map_err(|error| crate::error::Fault::from(error).message)

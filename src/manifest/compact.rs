@@ -15,8 +15,8 @@ use super::source::Extent;
 use super::tree::{Entry, Node, Value};
 use crate::oci::Reference;
 
-const PLAN: Fields = Fields { what: "a BayPlan's spec", known: &["namespaces"], later: &[], hints: &[] };
-const BLOCK: Fields = Fields {
+pub(super) const PLAN: Fields = Fields { what: "a BayPlan's spec", known: &["namespaces"], later: &[], hints: &[] };
+pub(super) const BLOCK: Fields = Fields {
     what: "a namespace of a BayPlan",
     known: &["labels", "images", "tags", "containers"],
     later: &["pods", "volumes", "networks", "secrets", "configs", "schedules"],
@@ -64,6 +64,7 @@ pub(super) enum ImageEntry {
 
 /// A container's spec with its labels and annotations.
 #[derive(JsonSchema)]
+#[schemars(extend("additionalProperties" = false))]
 #[allow(dead_code)]
 pub(super) struct ContainerBlock {
     /// Labels of the container.

@@ -8,8 +8,8 @@ use serde::de::IgnoredAny;
 use super::diagnostic::Diagnostic;
 use super::source::{Extent, Text, number};
 
-/// The text as YAML reads it. Where JSON and YAML differ, it is rewritten: tabs between values, and
-/// surrogate pairs, which YAML does not join.
+/// The text as YAML reads it. Where JSON and YAML differ, it is rewritten: tabs between values, surrogate
+/// pairs, which YAML does not join, and byte order marks in strings.
 pub(super) fn check(text: &Text) -> Result<Cow<'_, str>, Box<Diagnostic>> {
     for value in serde_json::Deserializer::from_str(&text.text).into_iter::<IgnoredAny>() {
         if let Err(error) = value {
@@ -24,11 +24,11 @@ pub(super) fn check(text: &Text) -> Result<Cow<'_, str>, Box<Diagnostic>> {
         }
     }
     let source = &*text.text;
-    if !source.contains('\t') && !source.contains("\\u") {
+    if !source.contains(['\t', '\u{feff}']) && !source.contains("\\u") {
         return Ok(Cow::Borrowed(source));
     }
     // A JSON string cannot hold a raw tab, so every one of them stands between values.
-    Ok(Cow::Owned(join_surrogates(&source.replace('\t', " "))))
+    Ok(Cow::Owned(join_surrogates(&source.replace('\t', " ").replace('\u{feff}', "\\uFEFF"))))
 }
 
 /// serde_json counts bytes; people count characters.

@@ -17,6 +17,7 @@ mod compact;
 mod container;
 pub mod diagnostic;
 mod emit;
+mod explain;
 mod json;
 pub mod model;
 mod mounts;
@@ -25,13 +26,17 @@ mod quantity;
 mod reader;
 mod resource;
 mod scalar;
+mod schema;
+mod short_forms;
 mod source;
 mod tree;
 
 pub use check::check_set;
 pub use diagnostic::{Diagnostic, Place};
 pub use emit::{envelope, to_yaml};
+pub use explain::{explain, field_tables};
 pub use model::*;
+pub use schema::{Unknown, schema, schema_files};
 pub use source::{MAX_FILE, SourceFile};
 
 /// How manifests are read.

@@ -103,7 +103,7 @@ impl Reader<'_> {
     fn long_mount(&mut self, node: &Node, path: &str) -> Option<(Mount, Extent)> {
         let o = self.object(node, path, &MOUNT)?;
         let (n, p) = self.need(&o, "type", "write type: bind or type: tmpfs")?;
-        let kind = match self.choice(n, &p, &TYPES)? {
+        let kind = match self.mount_type(n, &p)? {
             Type::Known(kind) => kind,
             Type::Later => {
                 let message = format!("{p}: mounts of this type are not supported by this version yet");
@@ -154,6 +154,15 @@ impl Reader<'_> {
         mount.source = source?;
         mount.target = target?;
         Some((mount, extent))
+    }
+
+    fn mount_type(&mut self, node: &Node, path: &str) -> Option<Type> {
+        let known = TYPES.map(|(word, _)| word);
+        match &node.value {
+            // What later versions know is not offered, but it is no spelling mistake either.
+            Value::Scalar(text, _) if known.contains(&text.as_str()) => self.choice(node, path, &TYPES),
+            _ => self.choice(node, path, &TYPES[..2]),
+        }
     }
 
     /// One option; `ro` and `rw` become `readOnly`.

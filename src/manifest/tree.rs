@@ -115,7 +115,14 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
         }
     }
     let info = error.info().trim_start_matches("while ").trim();
-    let column = number(error.marker().col() + 1);
+    let (line, column) = match text.line(line) {
+        // At the end of the text: the last line that holds anything shows what is missing behind it.
+        "" => match (1..line).rev().find(|line| !text.line(*line).trim().is_empty()) {
+            Some(line) => (line, number(text.line(line).trim_end().chars().count() + 1)),
+            None => (line, 1),
+        },
+        _ => (line, number(error.marker().col() + 1)),
+    };
     let rest = text.line(line).chars().skip(column as usize - 1).count();
     let extent = Extent { line, column, length: if rest == 0 { 1 } else { 0 } };
     let mut finding = text.finding(extent, "the YAML is malformed", info);

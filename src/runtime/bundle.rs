@@ -40,12 +40,13 @@ impl Bundle {
     /// Makes it (0700) with an empty `rootfs`. A bundle that is there is taken as it is.
     pub fn create(state: &Path, namespace: &str, id: &str) -> Result<Self, RuntimeError> {
         let bundle = Self::at(state, namespace, id)?;
-        let rootfs = bundle.path.join(ROOTFS);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&rootfs)
-            .map_err(|error| RuntimeError::io("making", rootfs, error))?;
+        let make = |path: &Path, mode| {
+            let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+            made.map_err(|error| RuntimeError::io("making", path, error))
+        };
+        make(&bundle.path, 0o700)?;
+        // Open to every user, since without a mount on it (other runtimes) it is the container's `/`.
+        make(&bundle.path.join(ROOTFS), 0o755)?;
         Ok(bundle)
     }
 

@@ -182,6 +182,9 @@ pub struct CreateRequest {
     /// Where its output goes beside (or instead of) the log.
     #[serde(default)]
     pub stdio: Option<Stdio>,
+    /// Its output is discarded: no log, no streams.
+    #[serde(default)]
+    pub null_io: bool,
 }
 
 /// The streams of a foreground task: FIFOs that exist already.

@@ -92,7 +92,7 @@ pub struct StatusReport {
 }
 
 /// A source and its health.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// `dir`, `apply:NAME`, `cli`.

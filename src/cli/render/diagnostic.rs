@@ -5,11 +5,8 @@ use crate::error::{Class, Fault};
 
 /// `error: …`, `  --> place`, `  help: …`.
 pub(in crate::cli) fn fault(fault: &Fault, colour: bool) -> String {
-    let (red, bold, blue, cyan, off) = if colour {
-        ("\x1b[1;31m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[0m")
-    } else {
-        ("", "", "", "", "")
-    };
+    let (red, bold, blue, cyan, off) =
+        if colour { ("\x1b[1;31m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "", "", "") };
     let word = if fault.class == Class::Bug { "bug" } else { "error" };
     // A message may itself hold lines (a runtime's own words); each stays visible and free of escapes.
     let mut lines = fault.message.trim_end().lines();

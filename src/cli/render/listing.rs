@@ -34,9 +34,7 @@ pub(in crate::cli) fn items(items: Vec<Item>, style: Style) -> Result<String> {
             let list = List::of(items);
             if style.output == Output::Json { json::pretty(&list) } else { yaml::document(&list) }
         }
-        Output::Name => {
-            Ok(items.iter().map(|item| format!("{}/{}\n", item.kind, item.metadata.name)).collect())
-        }
+        Output::Name => Ok(items.iter().map(|item| format!("{}/{}\n", item.kind, item.metadata.name)).collect()),
         Output::Table | Output::Wide => {
             let kinds: Vec<Kind> =
                 Kind::ALL.into_iter().filter(|kind| items.iter().any(|item| item.kind == *kind)).collect();
@@ -82,10 +80,9 @@ fn table(items: &[Item], kind: Kind, prefixed: bool, style: Style) -> String {
 fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
     let age = time::age(now, item.metadata.created);
     match &item.status {
-        Status::Namespace(status) => (
-            vec![status.containers.to_string(), status.images.to_string(), status.tags.to_string(), age],
-            vec![],
-        ),
+        Status::Namespace(status) => {
+            (vec![status.containers.to_string(), status.images.to_string(), status.tags.to_string(), age], vec![])
+        }
         Status::Image(status) => (
             vec![
                 digest(status.digest.as_ref()),
@@ -95,12 +92,17 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
             ],
             vec![yes(status.unpacked), status.used_by.join(",")],
         ),
-        Status::Tag(status) => (
-            vec![text(&item.spec, "source"), digest(status.digest.as_ref()), age],
-            vec![status.used_by.join(",")],
-        ),
+        Status::Tag(status) => {
+            (vec![text(&item.spec, "source"), digest(status.digest.as_ref()), age], vec![status.used_by.join(",")])
+        }
         Status::Container(status) => (
-            vec![status.phase.to_string(), yes(status.ready), status.restarts.to_string(), age, text(&item.spec, "image")],
+            vec![
+                status.phase.to_string(),
+                yes(status.ready),
+                status.restarts.to_string(),
+                age,
+                text(&item.spec, "image"),
+            ],
             vec![
                 shown(status.pid),
                 status.attempt.to_string(),
@@ -110,6 +112,27 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
             ],
         ),
     }
+}
+
+/// `images`: every reference in one table, tags among them.
+pub(in crate::cli) fn references(items: &[Item], all_namespaces: bool, now: Timestamp) -> String {
+    let headers = ["REFERENCE", "DIGEST", "SIZE", "PLATFORMS", "AGE"];
+    let mut table = Table::new(all_namespaces.then_some("NAMESPACE").into_iter().chain(headers));
+    for item in items {
+        let (found, bytes, on) = match &item.status {
+            Status::Image(status) => (status.digest.as_ref(), status.size, &status.platforms),
+            Status::Tag(status) => (status.digest.as_ref(), status.size, &status.platforms),
+            _ => continue,
+        };
+        table.row(all_namespaces.then(|| item.metadata.namespace.clone()).into_iter().chain([
+            item.metadata.name.clone(),
+            digest(found),
+            bytes.map_or_else(String::new, size),
+            platforms(on),
+            time::age(now, item.metadata.created),
+        ]));
+    }
+    table.render("")
 }
 
 /// `ps`: tasks, not containers.

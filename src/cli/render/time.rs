@@ -61,6 +61,9 @@ mod tests {
         ] {
             assert_eq!(span(seconds), text);
         }
-        assert_eq!([took(3), took(120), took(9999), took(12_340), took(125_000)], ["0.00s", "0.12s", "9.99s", "12.3s", "2m5s"]);
+        assert_eq!(
+            [took(3), took(120), took(9999), took(12_340), took(125_000)],
+            ["0.00s", "0.12s", "9.99s", "12.3s", "2m5s"]
+        );
     }
 }

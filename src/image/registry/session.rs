@@ -79,16 +79,14 @@ impl Session {
     /// A manifest or index by tag or digest.
     pub async fn manifest(&self, name: &str) -> Result<Manifest, ImageError> {
         let path = format!("manifests/{name}");
-        let got = self
-            .retrying(async || {
-                let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-                let mut response = self.send(&ask).await?;
-                let media_type = content_type(&response);
-                let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
-                Ok((media_type, bytes))
-            })
-            .await
-            .map_err(|why| self.error(why))?;
+        let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let mut tries = 0;
+        let got = loop {
+            match self.document(&ask).await {
+                Err(why) => self.again(&mut tries, why).await?,
+                Ok(got) => break got,
+            }
+        };
         let (media_type, Some(bytes)) = got else {
             return Err(ImageError::TooLarge {
                 what: format!("image {}: its manifest", self.reference),
@@ -101,12 +99,14 @@ impl Session {
     /// What a manifest's headers say, without its bytes.
     pub async fn head(&self, name: &str) -> Result<Head, ImageError> {
         let path = format!("manifests/{name}");
-        let response = self
-            .retrying(async || {
-                self.send(&Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 }).await
-            })
-            .await
-            .map_err(|why| self.error(why))?;
+        let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let mut tries = 0;
+        let response = loop {
+            match self.send(&ask).await {
+                Err(why) => self.again(&mut tries, why).await?,
+                Ok(response) => break response,
+            }
+        };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
         Ok(Head {
             media_type: content_type(&response),
@@ -137,17 +137,22 @@ impl Session {
         }
     }
 
-    /// Tries again what may succeed a moment later.
-    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T, RegistryFailure>) -> Result<T, RegistryFailure> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match attempt().await {
-                Err(why) if tries < MAX_TRIES && why.transient().is_some() => {
-                    tokio::time::sleep(back_off(tries, why.transient().flatten())).await;
-                }
-                other => return other,
+    async fn document(&self, ask: &Ask<'_>) -> Result<(String, Option<Vec<u8>>), RegistryFailure> {
+        let mut response = self.send(ask).await?;
+        let media_type = content_type(&response);
+        let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
+        Ok((media_type, bytes))
+    }
+
+    /// Waits before another try of what may succeed a moment later; else the failure is final.
+    async fn again(&self, tries: &mut u32, why: RegistryFailure) -> Result<(), ImageError> {
+        *tries += 1;
+        match why.transient() {
+            Some(asked) if *tries < MAX_TRIES => {
+                tokio::time::sleep(back_off(*tries, asked)).await;
+                Ok(())
             }
+            _ => Err(self.error(why)),
         }
     }
 

@@ -218,7 +218,7 @@ mod tests {
         remove(&host, driver, &path).unwrap();
 
         prune(&host, driver, &parent);
-        assert_eq!(leftovers(&host, driver, &parent), [other.clone()]);
+        assert_eq!(leftovers(&host, driver, &parent), std::slice::from_ref(&other));
         let reaper = std::thread::spawn(move || theirs.wait().unwrap());
         remove(&host, driver, &other).unwrap();
         reaper.join().unwrap();

@@ -5,8 +5,9 @@
 //! replaced in place, so that a running container sees the change.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
@@ -41,8 +42,10 @@ pub fn write_etc_files(bundle: &Path, files: &EtcFiles) -> Result<(), RuntimeErr
         [(HOSTNAME, format!("{}\n", files.hostname)), (HOSTS, hosts(files)), (RESOLV_CONF, resolv_conf)]
     {
         let path = bundle.join(name);
-        // Not by rename: the container has this very inode mounted.
-        fs::write(&path, content).map_err(|error| RuntimeError::io("writing", path, error))?;
+        // Not by rename: the container has this very inode mounted. Readable for every user inside, whatever our umask.
+        fs::write(&path, content)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)))
+            .map_err(|error| RuntimeError::io("writing", path, error))?;
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ mod root_files;
 mod user;
 
 #[cfg(test)]
+mod runc_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::HashMap;

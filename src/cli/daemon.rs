@@ -1,0 +1,18 @@
+//! `bayplan daemon`.
+
+use super::context::Context;
+use super::node;
+use crate::error::Result;
+
+/// The controller: watch the manifest directory, keep the node as declared, serve the API
+///
+/// Containers live on when it ends; its next start takes them up again.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs it.
+pub async fn run(_: Args, context: &mut Context) -> Result<u8> {
+    let config = context.config()?.clone();
+    node::daemon(config).await?;
+    Ok(0)
+}

@@ -1,0 +1,171 @@
+//! `start`: from an execution by the host to a serving process whose parent is init.
+//!
+//! Fork and go on, without executing the binary again: the socket listens before the host hears of it, and a start
+//! takes about a millisecond.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::ForkResult;
+use rustix::fs::{FlockOperation, Mode};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sha2::{Digest, Sha256};
+
+use super::args::Args;
+use super::note::note;
+use super::protocol::{LOCK_FILE, SOCKET_FILE, SUPERVISION_FILE};
+use super::record;
+use super::server::{Server, signals};
+
+/// Longest path that a socket address holds.
+const LONGEST_ADDRESS: usize = 107;
+/// Where containerd's shims put sockets, for hosts whose bundles have long paths.
+const SHORT_DIR: &str = "/run/containerd/s";
+
+/// Why a shim did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Another one lives.
+    #[error("a shim is alive in bundle {}; connect to its socket, or end it first", .0.display())]
+    Alive(PathBuf),
+    /// Something with a path went wrong.
+    #[error("{what}: {source}")]
+    Io {
+        /// On what.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Names the object of an I/O error.
+pub fn on<E: Into<std::io::Error>>(what: impl std::fmt::Display) -> impl FnOnce(E) -> BootError {
+    move |source| BootError::Io { what: what.to_string(), source: source.into() }
+}
+
+/// Takes the bundle's lock, trying until `patience` is over. It is held as long as the file, or a copy of its
+/// descriptor in a forked child, is open.
+pub fn lock(bundle: &Path, patience: Duration) -> Result<File, BootError> {
+    let path = bundle.join(LOCK_FILE);
+    let until = Instant::now() + patience;
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(on(path.display()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // The shim before us may have removed the file when it went; the lock must be on the one that is seen.
+            Ok(()) => {
+                let same = |seen: std::fs::Metadata| file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (seen.dev(), seen.ino()));
+                if std::fs::metadata(&path).is_ok_and(same) {
+                    return Ok(file);
+                }
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(BootError::Alive(bundle.to_owned())),
+            Err(error) => return Err(on(path.display())(error)),
+        }
+    }
+}
+
+/// Where the socket is: the path that is bound (relative to the bundle, which is the working directory, so that no
+/// bundle's path is too long to bind) and the path that is told.
+fn addresses(args: &Args, bundle: &Path) -> (PathBuf, PathBuf) {
+    let told = bundle.join(SOCKET_FILE);
+    // Our own engine reaches long paths through a descriptor of the bundle; another host dials what it is told.
+    if told.as_os_str().len() <= LONGEST_ADDRESS || bundle.join(SUPERVISION_FILE).exists() {
+        return (PathBuf::from(SOCKET_FILE), told);
+    }
+    let mut name = String::new();
+    for byte in Sha256::digest(format!("{}\n{}\n{}", bundle.display(), args.namespace, args.id)) {
+        name.push_str(&format!("{byte:02x}"));
+    }
+    let short = Path::new(SHORT_DIR).join(name);
+    (short.clone(), short)
+}
+
+fn listen(path: &Path) -> Result<OwnedFd, BootError> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(on(dir.display()))?;
+    }
+    // What a dead shim left; the lock says that it is dead.
+    let _ = std::fs::remove_file(path);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let bind = || -> rustix::io::Result<OwnedFd> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path)?);
+        rustix::process::umask(before);
+        bound?;
+        rustix::net::listen(&socket, 128)?;
+        Ok(socket)
+    };
+    bind().map_err(on(format_args!("socket {}", path.display())))
+}
+
+/// Binds, forks twice, prints the address and returns in the host's child; serves in the grandchild.
+pub fn start(args: &Args, bundle: &Path) -> Result<(), BootError> {
+    let lock = lock(bundle, Duration::ZERO)?;
+    let (bound, told) = addresses(args, bundle);
+    let listener = listen(&bound)?;
+    if !bundle.join(SUPERVISION_FILE).exists() {
+        // containerd finds the shim again by this file after its own restart.
+        std::fs::write(bundle.join("address"), format!("unix://{}", told.display())).map_err(on("address"))?;
+    }
+    signals().thread_block().map_err(on("signal mask"))?;
+    if fork().map_err(on("fork"))? {
+        // The child in between ends at once, and only then is the grandchild init's.
+        let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
+        let mut out = std::io::stdout();
+        return write!(out, "unix://{}", told.display()).and_then(|()| out.flush()).map_err(on("standard output"));
+    }
+    let _ = rustix::process::setsid();
+    match fork() {
+        Ok(false) => {}
+        Ok(true) => std::process::exit(0),
+        Err(error) => {
+            note(format_args!("fork: {error}"));
+            std::process::exit(1);
+        }
+    }
+    let code = match serve(args, bundle, listener) {
+        Ok(()) => {
+            let _ = std::fs::remove_file(&bound);
+            let _ = std::fs::remove_file(bundle.join(LOCK_FILE));
+            0
+        }
+        Err(error) => {
+            note(format_args!("the shim ends: {error}"));
+            1
+        }
+    };
+    drop(lock);
+    std::process::exit(code)
+}
+
+/// True in the parent.
+fn fork() -> nix::Result<bool> {
+    #[allow(unsafe_code, reason = "fork is unsafe in a process with threads; the shim never has a second one")]
+    let forked = unsafe { nix::unistd::fork() }?;
+    Ok(matches!(forked, ForkResult::Parent { .. }))
+}
+
+fn serve(args: &Args, bundle: &Path, listener: OwnedFd) -> Result<(), BootError> {
+    // The host reads our standard output to its end.
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(on("/dev/null"))?;
+    let null = null.as_fd();
+    rustix::stdio::dup2_stdin(null).map_err(on("/dev/null"))?;
+    rustix::stdio::dup2_stdout(null).map_err(on("/dev/null"))?;
+    rustix::stdio::dup2_stderr(null).map_err(on("/dev/null"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(on("sub-reaper"))?;
+    if let Ok(Some(supervision)) = record::supervision(bundle)
+        && let Some(adj) = supervision.oom_score_adj
+    {
+        // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
+        let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
+    }
+    let mut server = Server::new(listener, args.namespace.clone()).map_err(on("the event loop"))?;
+    server.run().map_err(on("the event loop"))
+}

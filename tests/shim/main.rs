@@ -1,0 +1,10 @@
+//! The shim as its hosts see it: the real binary, the real `runc`, a hand-made bundle, and a client that speaks
+//! ttrpc by hand. Needs root and the packages `runc` and `busybox-static`.
+
+mod bench;
+mod bundle;
+mod client;
+mod hostile;
+mod lifecycle;
+mod output;
+mod supervision;
