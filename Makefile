@@ -47,7 +47,8 @@ deny: ## Licences, banned crates, sources; advisories where their database can b
 test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd with a reboot
 	@tests/prerequisites.sh build vm
 	@$(CARGO) build --locked --release --bins
-	@$(SUDO) env CARGO=$(CARGO) tests/vm/all $(VM)
+	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee /dev/stderr | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
+	$(SUDO) tests/vm/all "$$e2e" $(VM)
 
 bench: ## Measures side by side with runc, and prints the table of docs/SPECIFICATION.md
 	@tests/prerequisites.sh build bench
@@ -60,7 +61,7 @@ build: ## Release binaries in target/release
 	$(CARGO) build --locked --release --bins
 
 schema: ## Writes schema/*.json anew from the manifest types
-	UPDATE_SCHEMA=1 $(CARGO) test --locked --lib schema
+	UPDATE_SCHEMA=1 $(CARGO) test --locked --test manifests
 
 # Builds where cargo is at hand and no other BIN_DIR is given; else the binaries must be there.
 ifeq ($(BIN_DIR),target/release)
