@@ -130,6 +130,8 @@ pub(super) struct References<'a> {
     released_by: HashMap<Name<'a>, Vec<StepId>>,
     /// References that must not go, because what uses them cannot be replaced now.
     held: HashSet<Name<'a>>,
+    /// What a wrong reference may have meant: all that is declared or on the node.
+    known: Vec<Name<'a>>,
     suggestions_left: u32,
 }
 
@@ -138,9 +140,11 @@ impl<'a> References<'a> {
     pub fn plan(desired: &'a Desired, observed: &'a Observed, draft: &mut Draft) -> Self {
         let Wants { by_name, seen, problems, .. } = collect(desired, observed);
         draft.problems.extend(problems);
+        let declared = by_name.iter().filter(|(_, want)| !matches!(want, Want::Implied { .. }));
         let mut references = Self {
             observed,
-            wants: by_name,
+            known: declared.map(|(name, _)| *name).chain(seen.keys().copied()).collect(),
+            wants: BTreeMap::new(),
             seen,
             views: HashMap::new(),
             released_by: HashMap::new(),
@@ -148,13 +152,12 @@ impl<'a> References<'a> {
             // Each costs a look at every reference.
             suggestions_left: 32,
         };
-        let mut wants = std::mem::take(&mut references.wants);
-        for (name, want) in &wants {
+        for (name, want) in &by_name {
             if let Some(view) = references.plan_one(*name, want, draft) {
                 references.views.insert(*name, view);
             }
         }
-        std::mem::swap(&mut references.wants, &mut wants);
+        references.wants = by_name;
         tags::plan(&mut references, draft);
         references
     }
@@ -222,14 +225,14 @@ impl<'a> References<'a> {
     pub fn suggest(&mut self, (namespace, reference): Name<'a>, except: Option<&Reference>) -> Option<String> {
         self.suggestions_left = self.suggestions_left.checked_sub(1)?;
         let given = reference.to_string();
-        let declared = self.wants.iter().filter(|(_, want)| !matches!(want, Want::Implied { .. }));
-        let known = declared.map(|(name, _)| name).chain(self.seen.keys());
-        let close = known
-            .filter(|(ns, other)| *ns == namespace && *other != reference && Some(*other) != except)
-            .map(|(_, other)| (strsim::normalized_damerau_levenshtein(&given, &other.to_string()), *other))
-            .filter(|(likeness, _)| *likeness > 0.75);
-        // The map's order is random; likeness, then the reference decides.
-        let best = close.max_by(|(a, one), (b, other)| a.total_cmp(b).then_with(|| other.cmp(one)));
+        // Names are short and alike: a few letters may differ, more in a long one.
+        let allowed = (1 + (given.len() - reference.host().len()) / 8).min(3);
+        let others = self.known.iter().filter(|(ns, other)| *ns == namespace && *other != reference);
+        let close = others
+            .filter(|(_, other)| Some(*other) != except)
+            .map(|(_, other)| (strsim::damerau_levenshtein(&given, &other.to_string()), *other))
+            .filter(|(distance, _)| *distance <= allowed);
+        let best = close.min();
         best.map(|(_, other)| format!("did you mean {other}?"))
     }
 

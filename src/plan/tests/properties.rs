@@ -333,7 +333,9 @@ proptest! {
     #[test]
     fn a_damaged_node_comes_to_rest_after_any_crash(World { desired, mut node } in any_world(), at in any::<Index>()) {
         let plan = node.plan(&desired);
-        prop_assume!(!plan.steps.is_empty());
+        if plan.steps.is_empty() {
+            return Ok(());
+        }
         let crashed = at.index(plan.steps.len());
         let mut outcome = Outcome::default();
         for step in &plan.steps[..crashed] {
@@ -412,7 +414,9 @@ proptest! {
         converge(&mut node, &desired);
         let containers: Vec<ResourceKey> =
             desired.resources.iter().filter(|(_, d)| d.resource.container().is_some()).map(|(key, _)| key.clone()).collect();
-        prop_assume!(!containers.is_empty());
+        if containers.is_empty() {
+            return Ok(());
+        }
         let key = at.get(&containers);
         let mut changed = desired.clone();
         if let Some(Spec::Container(spec)) = changed.resources.get_mut(key).map(|declared| &mut declared.resource.spec) {
