@@ -138,7 +138,6 @@ fn a_thousand_unchanged_containers_plan_to_nothing() {
     assert_eq!(plan(&all, &observed), Plan::default());
     // An unoptimised build on a busy machine; `benches/` measures the promise.
     assert!(started.elapsed() < std::time::Duration::from_millis(500), "{:?}", started.elapsed());
-    println!("planned in {:?}", started.elapsed());
 }
 
 #[test]
