@@ -1,6 +1,6 @@
 //! Images that come from archives: which references an archive gives, and what keeps them from it.
 
-use super::references::{Want, Wants};
+use super::wants::{Want, Wants};
 use super::{ArchivedImage, Declared, Observed, Problem, ReferenceRole, Severity};
 use crate::manifest::{HANDLE, ImageSpec, Resource, Spec};
 use crate::oci::Reference;

@@ -173,7 +173,8 @@ fn change<'a>(
     let same_content = digest == Some(&seen.image_digest);
     let mut replace =
         changes.iter().any(|change| !(diff::is_in_place(change) || change.field == "image" && same_content));
-    if let Some(digest) = digest.filter(|_| !same_content) {
+    // A person who stopped it wants it down: a moved tag waits until it is started, a new spec does not.
+    if let Some(digest) = digest.filter(|_| !same_content && (replace || !seen.stopped_by_hand)) {
         changes.push(diff::digest(diff::IMAGE_DIGEST, &seen.image_digest, digest));
         replace = true;
     }

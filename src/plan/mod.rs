@@ -5,9 +5,10 @@
 //! controller execute it. Depends on [`crate::manifest`] types and [`crate::oci`] only.
 //!
 //! In: [`Desired`], merged from every source, and [`Observed`], with what registries and archives
-//! answered. Out: [`Plan`]. Inside, references come first ([`references`], with [`archives`] and
-//! [`tags`]) because a container wants the digest its reference resolves to once the plan is done; then
-//! [`containers`]; then the removal of references that nothing uses any more; [`order`] sorts it all.
+//! answered. Out: [`Plan`]. Inside, references come first (`wants` and `archives` say what is wanted of each,
+//! `references` and `tags` plan it) because a container wants the digest its reference resolves to once the
+//! plan is done; then `containers`; then the removal of references that nothing uses any more; `order`
+//! sorts it all.
 //! [`simulation`] says in code what each step means, and the property tests hold the planner to it.
 
 mod archives;
@@ -21,6 +22,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wants;
 
 pub use types::*;
 

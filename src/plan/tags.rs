@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::diff;
 use super::order::Draft;
-use super::references::{Content, Lack, Name, References, View, Want, key, metadata_changes};
+use super::references::{Content, Lack, References, View, key, metadata_changes};
+use super::wants::{Name, Want};
 use super::{Action, Declared, Problem, ReferenceRole, Severity, Source, Step, Target};
 use crate::manifest::{Kind, TagSpec};
 

@@ -6,6 +6,11 @@ use crate::manifest::{
 use crate::oci::{Digest, Reference};
 use crate::plan::*;
 
+pub const WEB: &str = "r.io/web:1";
+pub const NEXT: &str = "r.io/web:2";
+pub const LATEST: &str = "r.io/web:latest";
+pub const STABLE: &str = "local.io/web:stable";
+
 pub fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
@@ -100,4 +105,23 @@ pub fn settle(node: &mut simulation::Node, desired: &Desired) {
     let plan = node.plan(desired);
     assert_eq!(node.execute(&plan), simulation::Outcome::default(), "{:#?}", lines(&plan));
     assert_eq!(lines(&node.plan(desired)), Vec::<String>::new());
+}
+
+pub fn shop(node: &simulation::Node, name: &str) -> ObservedContainer {
+    node.state.containers[&("shop".to_owned(), name.to_owned())].clone()
+}
+
+pub fn with_task(node: &simulation::Node, task: ObservedTask) -> simulation::Node {
+    let mut node = node.clone();
+    node.state.containers.values_mut().for_each(|seen| seen.task = task);
+    node
+}
+
+pub fn needs(plan: &Plan, of: &str) -> Vec<String> {
+    plan.step(&key(of)).unwrap().needs.iter().map(ToString::to_string).collect()
+}
+
+/// Severity, message and help of every problem.
+pub fn problems(plan: &Plan) -> Vec<(Severity, &str, Option<&str>)> {
+    plan.problems.iter().map(|problem| (problem.severity, &*problem.message, problem.help.as_deref())).collect()
 }
