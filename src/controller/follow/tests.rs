@@ -386,3 +386,28 @@ async fn a_tree_that_is_removed_or_swapped_removes_nothing() {
     driven.world.put_whole("b.yaml", "b");
     driven.until(|source| source.held().is_none()).await;
 }
+
+#[tokio::test]
+async fn a_file_system_that_does_not_notify_is_looked_at_by_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("m");
+    for name in ["m", "lower", "upper", "work"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+    let flags = nix::mount::MsFlags::empty();
+    if nix::mount::mount(Some("overlay"), &root, Some("overlay"), flags, Some(options.as_str())).is_err() {
+        return; // Not permitted, or overlay on overlay; the end-to-end tests run where it is.
+    }
+    let _mounted = Mounted(root.clone());
+    std::fs::write(root.join("a.yaml"), "one").unwrap();
+    let mut follow = Follow::start(&root, WINDOW, Duration::from_millis(100));
+    let mut texts = Vec::new();
+    for _ in 0..4 {
+        let snapshot = tokio::time::timeout(DEADLINE, follow.next()).await.unwrap();
+        texts.extend(snapshot.scan.files.into_values().map(|file| file.content));
+    }
+    assert_eq!(follow.polling().as_deref(), Some("overlay does not notify of every change"));
+    assert!(texts.iter().any(|content| matches!(content, Content::Read { text: Some(_), .. })), "{texts:?}");
+}
