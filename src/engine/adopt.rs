@@ -115,7 +115,7 @@ impl Engine {
                 let records = engine.memory.read();
                 records.containers.values().map(|r| format!("{}/{}", r.namespace, r.uid)).collect()
             };
-            for key in engine.snapshots.keys() {
+            for key in engine.snapshots.keys().unwrap_or_default() {
                 if !uids.contains(&key)
                     && let Err(error) = engine.snapshots.remove(&key)
                 {

@@ -312,7 +312,7 @@ impl Engine {
     async fn ready_image(self: &Arc<Self>, digest: &Digest) -> Result<Image> {
         let image = self.images.load_image(digest, &Platform::host()).map_err(Fault::from)?;
         if self.memory.read().complete.get(digest) != Some(&true) {
-            self.unpack(&image, Arc::new(|_| {})).await?;
+            self.unpack(&image, None).await?;
         }
         Ok(image)
     }
@@ -356,6 +356,7 @@ impl Engine {
                 shim_binary: self.config.shim_path(),
                 bundle: bundle.path().to_owned(),
                 address: self.config.address(),
+                foreign: false,
                 debug: false,
             };
             tokio::spawn(async move { ShimClient::launch(&launch).await })
@@ -428,7 +429,7 @@ impl Engine {
         };
         let mut container = spec.clone();
         container.tty |= terminal;
-        let files = spec::LayerFiles { layers: self.snapshots.layer_dirs(image).map_err(Fault::from)? };
+        let files = spec::LayerFiles { layers: self.snapshots.lower_dirs(image).map_err(Fault::from)? };
         let built = spec::build(&spec::SpecInput {
             name: &record.name,
             namespace: &record.namespace,

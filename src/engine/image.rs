@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Class, Fault, Result};
-use crate::image::{Descriptor, Image, Progress, PullOptions};
+use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
 use crate::manifest::{Resource, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{ReferenceRole, Source};
@@ -88,7 +88,7 @@ impl Engine {
         let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
         let started = std::time::Instant::now();
         let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
-        self.unpack(&image, progress).await?;
+        self.unpack(&image, Some((reference.clone(), progress))).await?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(
             key,
@@ -104,11 +104,26 @@ impl Engine {
         Ok(image)
     }
 
-    pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Progress) -> Result<()> {
+    pub(super) async fn unpack(
+        self: &Arc<Self>,
+        image: &Image,
+        progress: Option<(Reference, Progress)>,
+    ) -> Result<()> {
+        let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
         let engine = Arc::clone(self);
         let unpacked = image.clone();
         tokio::task::spawn_blocking(move || {
-            engine.snapshots.unpack(&unpacked, engine.images.store(), &progress).map_err(Fault::from)
+            let told = |digest: &Digest| {
+                if let Some(reference) = &reference {
+                    let event = ProgressEvent {
+                        reference: reference.clone(),
+                        digest: digest.clone(),
+                        state: ProgressState::Unpacking,
+                    };
+                    progress(event);
+                }
+            };
+            engine.snapshots.unpack(&unpacked, engine.images.store(), &told).map_err(Fault::from)
         })
         .await
         .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))??;
@@ -140,7 +155,7 @@ impl Engine {
             .help("write archives under another name and rename them into place"));
         };
         let image = self.images.load_image(&found.target.digest, &Platform::host()).map_err(Fault::from)?;
-        self.unpack(&image, Arc::new(|_| {})).await?;
+        self.unpack(&image, None).await?;
         let standing = Standing {
             role: ReferenceRole::Image,
             source,
@@ -260,7 +275,7 @@ impl Engine {
         for one in imported {
             // An image for another machine is kept, and unpacked nowhere.
             if let Ok(image) = self.images.load_image(&one.target.digest, &Platform::host()) {
-                self.unpack(&image, Arc::new(|_| {})).await?;
+                self.unpack(&image, None).await?;
             }
             found.push((one.reference, one.target));
         }
@@ -348,8 +363,13 @@ impl Engine {
                 }
                 Err(error) => tracing::warn!(%error, "garbage collection of blobs"),
             }
-            match engine.snapshots.gc(&chains, grace) {
-                Ok(count) => freed.items += count as u64,
+            match engine.snapshots.gc(&chains) {
+                Ok(report) => {
+                    freed.items += report.snapshots as u64;
+                    for problem in report.problems {
+                        tracing::warn!("garbage collection: {problem}");
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "garbage collection of snapshots"),
             }
             engine.memory.write().complete.retain(|digest, _| roots.contains(digest));

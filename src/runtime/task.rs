@@ -5,16 +5,7 @@ use std::path::PathBuf;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as WireTime;
 use containerd_shim_protos::types::task::Status;
 
-/// One file system to mount at the bundle's `rootfs`, in order. Same fields as containerd's `Mount`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootMount {
-    /// Its type: `overlay`, `bind` …
-    pub kind: String,
-    /// Its source.
-    pub source: String,
-    /// Its options.
-    pub options: Vec<String>,
-}
+pub use crate::snapshot::RootMount;
 
 /// Where the process's streams go. Paths of fifos, or URIs such as `file:///x`; all `None`: the shim's own
 /// log (or nowhere, in another runtime's shim).

@@ -1,1 +1,59 @@
 //! Layers → snapshots shared by chain ID → overlayfs roots.
+//!
+//! Invariant: a committed snapshot is whole and never written again; extraction never leaves its root
+//! (everything is resolved beneath a directory descriptor); an interrupted apply is never mistaken for a
+//! finished one. Layer streams flow in, mounts flow out. May use [`crate::image`] and [`crate::oci`].
+//!
+//! On disk, under `<root>/snapshots` (0700, for layers hold set-id files):
+//!
+//! | path | is |
+//! | --- | --- |
+//! | `l/<n>/fs` | one layer as overlayfs wants a lower directory; `n` is short, so that 127 of them fit into mount options |
+//! | `l/<n>/layer.json` | its chain ID, its parent's, its diff ID |
+//! | `chains/<hex>` | link to `../l/<n>`, made last: a layer without one was interrupted |
+//! | `w/<key>/{upper,work}` | one writable layer |
+//! | `lock` | held shared by who makes a directory, exclusively by a sweep |
+
+mod beneath;
+mod chain;
+mod error;
+mod gc;
+mod implied;
+mod layer;
+mod mounts;
+mod remove;
+mod store;
+#[cfg(test)]
+mod tests;
+mod unpack;
+mod xattr;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use chain::{chain_id, chain_ids};
+pub use error::SnapshotError;
+pub use gc::{GcReport, Snapshot};
+pub use mounts::RootMount;
+pub use unpack::LayerSource;
+
+/// The snapshots of a node. Clones share everything.
+#[derive(Clone)]
+pub struct Snapshots {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: store::Store,
+    claims: unpack::Claims,
+}
+
+impl Snapshots {
+    /// Opens or makes `<root>/snapshots` and removes what interrupted work left.
+    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+        let store = store::Store::open(root)?;
+        let snapshots = Self { inner: Arc::new(Inner { store, claims: unpack::Claims::default() }) };
+        snapshots.sweep()?;
+        Ok(snapshots)
+    }
+}

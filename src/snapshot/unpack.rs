@@ -1,0 +1,232 @@
+//! An image's layers brought to disk: side by side, each once, published from the lowest up.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::chain::chain_ids;
+use super::error::SnapshotError;
+use super::store::{Draft, Record};
+use super::{Snapshots, implied, layer};
+use crate::image::{ContentStore, Image, ImageError, Layer, compression};
+use crate::oci::Digest;
+
+/// Where the packed bytes of layers come from: the store, or a download that is still under way.
+pub trait LayerSource: Sync {
+    /// The layer's blob from its first byte on.
+    fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ImageError>;
+}
+
+impl LayerSource for ContentStore {
+    fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ImageError> {
+        Ok(Box::new(self.open_blob(&layer.descriptor.digest)?))
+    }
+}
+
+/// Chain IDs that somebody in this process is unpacking.
+#[derive(Default)]
+pub struct Claims {
+    taken: Mutex<HashSet<Digest>>,
+    changed: Condvar,
+}
+
+/// The right to unpack one chain ID; given up when dropped.
+struct Claim<'a> {
+    claims: &'a Claims,
+    chain: Digest,
+}
+
+impl Claims {
+    fn try_take(&self, chain: &Digest) -> Option<Claim<'_>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(chain.clone()).then(|| Claim { claims: self, chain: chain.clone() })
+    }
+
+    fn wait_while_taken(&self, chain: &Digest) {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let _taken =
+            self.changed.wait_while(taken, |taken| taken.contains(chain)).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.claims.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.chain);
+        self.claims.changed.notify_all();
+    }
+}
+
+/// A layer on disk that is not published yet.
+struct Applied {
+    draft: Draft,
+    implied: File,
+}
+
+impl Snapshots {
+    /// Brings every layer of the image to disk. Blocking. Layers that are there are left alone, those that
+    /// another call in this process works on are waited for, and none becomes visible before it is whole,
+    /// matches its diff ID, and is durable. `progress` hears each layer when it begins.
+    pub fn unpack(
+        &self,
+        image: &Image,
+        source: &impl LayerSource,
+        progress: &(dyn Fn(&Digest) + Sync),
+    ) -> Result<(), SnapshotError> {
+        let chains = chain_ids(&image.layers);
+        while !self.is_unpacked(image) {
+            self.round(image, &chains, source, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every layer is there. Chains are published from the lowest up, so the uppermost tells.
+    pub fn is_unpacked(&self, image: &Image) -> bool {
+        chain_ids(&image.layers).last().is_none_or(|top| self.inner.store.find(top).is_some())
+    }
+
+    /// Unpacks what nobody else is unpacking, and publishes it as far as what lies below is published.
+    ///
+    /// Claims are taken without waiting and each is given up at the latest when what lies below was waited
+    /// for; whoever holds a claim waits only for lower ones of its own chain, so nobody waits in a circle.
+    fn round(
+        &self,
+        image: &Image,
+        chains: &[Digest],
+        source: &impl LayerSource,
+        progress: &(dyn Fn(&Digest) + Sync),
+    ) -> Result<(), SnapshotError> {
+        let store = &self.inner.store;
+        let mut claims: HashMap<usize, Claim<'_>> = HashMap::new();
+        for (at, chain) in chains.iter().enumerate() {
+            if store.find(chain).is_some() {
+                continue;
+            }
+            if let Some(claim) = self.inner.claims.try_take(chain) {
+                // Published between the look and the claim?
+                if store.find(chain).is_none() {
+                    claims.insert(at, claim);
+                }
+            }
+        }
+        let mut todo: Vec<usize> = claims.keys().copied().collect();
+        todo.sort_unstable();
+        let mut applied = self.apply_all(image, chains, &todo, source, progress)?;
+        let mut lower: Vec<PathBuf> = Vec::with_capacity(chains.len());
+        let mut ready: Vec<(usize, Draft)> = Vec::new();
+        for (at, chain) in chains.iter().enumerate() {
+            if let Some(Applied { draft, mut implied }) = applied.remove(&at) {
+                let fs = draft.fs();
+                let root = open_root(&fs)?;
+                let below: Vec<PathBuf> = lower.iter().rev().cloned().collect();
+                implied::settle(&root, &mut implied, &below)
+                    .map_err(SnapshotError::at("describe implied directories in", &fs))?;
+                lower.push(fs);
+                ready.push((at, draft));
+                continue;
+            }
+            if store.find(chain).is_none() {
+                // Somebody else's. What is ours below it is published first: they may wait for that.
+                self.publish(chains, &mut ready, &mut claims)?;
+                self.inner.claims.wait_while_taken(chain);
+            }
+            match store.find(chain) {
+                Some(fs) => lower.push(fs),
+                // They failed. What we have above it is dropped, and the next round does all of it.
+                None => return Ok(()),
+            }
+            // A published one may stand for a draft of ours that lost; paths in `lower` stay right because
+            // drafts are only dropped after they were settled.
+        }
+        self.publish(chains, &mut ready, &mut claims)
+    }
+
+    fn publish(
+        &self,
+        chains: &[Digest],
+        ready: &mut Vec<(usize, Draft)>,
+        claims: &mut HashMap<usize, Claim<'_>>,
+    ) -> Result<(), SnapshotError> {
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let store = &self.inner.store;
+        store.sync()?;
+        let mut done = Vec::with_capacity(ready.len());
+        for (at, draft) in ready.drain(..) {
+            store.publish(&chains[at], draft)?;
+            done.extend(claims.remove(&at));
+        }
+        store.sync_names()
+    }
+
+    /// Applies layers on as many threads as there are cores, larger ones first.
+    fn apply_all(
+        &self,
+        image: &Image,
+        chains: &[Digest],
+        todo: &[usize],
+        source: &impl LayerSource,
+        progress: &(dyn Fn(&Digest) + Sync),
+    ) -> Result<HashMap<usize, Applied>, SnapshotError> {
+        let mut order = todo.to_vec();
+        order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].descriptor.size));
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(order.len());
+        let next = AtomicUsize::new(0);
+        let results: Mutex<Vec<(usize, Result<Applied, SnapshotError>)>> = Mutex::default();
+        let work = || {
+            loop {
+                let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { return };
+                let layer = &image.layers[at];
+                progress(&layer.descriptor.digest);
+                let parent = at.checked_sub(1).map(|below| chains[below].clone());
+                let record = Record { chain: chains[at].clone(), parent, diff_id: layer.diff_id.clone() };
+                let result = self.apply_one(layer, &record, source);
+                if result.is_err() {
+                    // The others need not begin what will not be used.
+                    next.store(order.len(), Ordering::Relaxed);
+                }
+                results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+            }
+        };
+        match threads {
+            0 => {}
+            1 => work(),
+            _ => std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(work);
+                }
+            }),
+        }
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.sort_by_key(|(at, _)| *at);
+        results.into_iter().map(|(at, result)| result.map(|applied| (at, applied))).collect()
+    }
+
+    fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
+        let store = &self.inner.store;
+        let digest = &layer.descriptor.digest;
+        let blob =
+            source.open(layer).map_err(|source| SnapshotError::Source { layer: digest.clone(), source })?;
+        let stream = compression::reader(blob)
+            .map_err(|e| SnapshotError::Stream { layer: digest.clone(), why: e.to_string() })?;
+        let draft = store.draft(record)?;
+        let root = open_root(&draft.fs())?;
+        let done = layer::apply(digest, root, stream, || store.spool(&draft))?;
+        if done.diff_id != layer.diff_id {
+            let (expected, actual) = (layer.diff_id.clone(), done.diff_id);
+            return Err(SnapshotError::DiffId { layer: digest.clone(), expected, actual });
+        }
+        if done.skipped > 0 {
+            tracing::warn!(layer = %digest, entries = done.skipped, "devices and entries of unknown kinds were left out");
+        }
+        Ok(Applied { draft, implied: done.implied })
+    }
+}
+
+fn open_root(path: &PathBuf) -> Result<OwnedFd, SnapshotError> {
+    File::open(path).map(OwnedFd::from).map_err(SnapshotError::at("open", path))
+}
