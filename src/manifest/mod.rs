@@ -3,9 +3,9 @@
 //! Invariant: what leaves here is valid on its own; every finding names file, line and column. No I/O;
 //! depends on nothing but [`crate::oci`].
 //!
-//! Bytes become [`Text`](source), text a tree of nodes with their extents ([`tree`]), and the
-//! [`reader`] takes typed values off it: [`resource`] the envelope and small kinds, [`container`],
-//! [`mounts`], [`limits`] and [`security`] a container's spec, [`compact`] the `BayPlan`. [`check`] judges them together. [`emit`]
+//! Bytes become text with numbered lines (`source`), then a tree of nodes with their extents (`tree`), and the
+//! `reader` takes typed values off it: `resource` the envelope and small kinds, `container`,
+//! `mounts`, `limits` and `security` a container's spec, `compact` the `BayPlan`. `check` judges them together. `emit`
 //! prints one again.
 
 use std::collections::BTreeMap;
