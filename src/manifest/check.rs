@@ -84,8 +84,9 @@ fn tags(resources: &[Located], known: &dyn Fn(&str, &Reference) -> bool, found: 
             let label = format!("not in namespace {namespace}");
             let mut finding = located.finding("spec.source", message, label);
             let source = tag.source.to_string();
-            let names: Vec<String> =
-                declared.references.iter().filter(|r| ***r != tag.reference).map(ToString::to_string).collect();
+            // Looking for near names is quadratic: the first findings have to do.
+            let others = || declared.references.iter().filter(|r| ***r != tag.reference).map(ToString::to_string);
+            let names: Vec<String> = if found.len() < 50 { others().collect() } else { Vec::new() };
             finding.help = Some(match nearest(&source, names.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean {near}? Else declare an Image {source}"),
                 None => format!("declare an Image {source} in namespace {namespace}"),
@@ -114,7 +115,7 @@ fn cycles(declared: &Declared<'_>, found: &mut Vec<Diagnostic>) {
                 let mut finding = located.finding("spec.source", message, shown.join(" → "));
                 finding.help = Some("let one of them point at an image".into());
                 let (_, other) = declared.tags[&tag.source];
-                finding.other = (other.place != finding.place).then(|| other.place.clone());
+                finding.other = (other.place != located.place).then(|| other.place.clone());
                 found.push(finding);
                 break;
             }

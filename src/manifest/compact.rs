@@ -181,7 +181,11 @@ fn image(reader: &mut Reader<'_>, item: &Node, path: &str) -> Option<(String, Im
         reader.mark("spec.reference", item.extent);
         return Some((reference.to_string(), ImageSpec { reference: Some(reference), ..ImageSpec::default() }));
     }
-    let spec = reader.image_spec(item, "spec")?;
+    let entry = format!("{} {path}", reader.subject);
+    let subject = std::mem::replace(&mut reader.subject, entry);
+    let spec = reader.image_spec(item, "spec");
+    reader.subject = subject;
+    let spec = spec?;
     let name = match (&spec.reference, &spec.archive) {
         (Some(reference), _) => reference.to_string(),
         // An archive without a reference is called after its file.

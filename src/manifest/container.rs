@@ -4,11 +4,8 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-use super::model::{
-    Backoff, Capabilities, ContainerSpec, Limits, Logs, PullPolicy, Quantity, Resources, RestartPolicy, Rlimit,
-    SecurityContext, Span,
-};
-use super::names::{CAPABILITIES, RLIMITS, SIGNALS, env_fault, nearest, prefixed, signal};
+use super::model::{Backoff, ContainerSpec, PullPolicy, RestartPolicy, Span};
+use super::names::{SIGNALS, env_fault, signal};
 use super::reader::{Fields, Reader};
 use super::source::Extent;
 use super::tree::{Node, Value};
@@ -83,41 +80,7 @@ pub(super) const CONTAINER: Fields = Fields {
     ],
 };
 const ENV_ITEM: Fields = Fields { what: "an env entry", known: &["name", "value"], later: &["valueFrom"], hints: &[] };
-const RESOURCES: Fields = Fields {
-    what: "resources",
-    known: &["limits", "requests"],
-    later: &["claims"],
-    hints: &[
-        ("memory", "write resources.limits.memory"),
-        ("cpu", "write resources.limits.cpu"),
-        ("pids", "write resources.limits.pids"),
-    ],
-};
-const LIMITS: Fields =
-    Fields { what: "resource limits", known: &["memory", "cpu", "pids"], later: &["ephemeral-storage"], hints: &[] };
-const BACKOFF: Fields = Fields { what: "backoff", known: &["initial", "max"], later: &[], hints: &[] };
-const SECURITY: Fields = Fields {
-    what: "a securityContext",
-    known: &["privileged", "capabilities", "readOnlyRootFilesystem", "runAsUser", "runAsGroup", "noNewPrivileges"],
-    later: &["seccompProfile", "apparmorProfile", "userns"],
-    hints: &[("allowPrivilegeEscalation", "write noNewPrivileges, with the opposite value")],
-};
-const CAPS: Fields = Fields { what: "capabilities", known: &["add", "drop"], later: &[], hints: &[] };
-const RLIMIT: Fields = Fields { what: "an rlimit", known: &["type", "soft", "hard"], later: &[], hints: &[] };
-const LOGS: Fields = Fields { what: "logs", known: &["maxSize", "maxFiles"], later: &["driver"], hints: &[] };
-
-/// The field tables with the model type each stands for; a test keeps them equal.
-#[cfg(test)]
-pub(super) const TABLES: [(&str, &Fields); 8] = [
-    ("ContainerSpec", &CONTAINER),
-    ("Resources", &RESOURCES),
-    ("Limits", &LIMITS),
-    ("Backoff", &BACKOFF),
-    ("SecurityContext", &SECURITY),
-    ("Capabilities", &CAPS),
-    ("Rlimit", &RLIMIT),
-    ("Logs", &LOGS),
-];
+pub(super) const BACKOFF: Fields = Fields { what: "backoff", known: &["initial", "max"], later: &[], hints: &[] };
 
 pub(super) const PULL: [(&str, PullPolicy); 3] =
     [("Always", PullPolicy::Always), ("IfNotPresent", PullPolicy::IfNotPresent), ("Never", PullPolicy::Never)];
@@ -283,63 +246,6 @@ impl Reader<'_> {
         Some(text)
     }
 
-    fn quantity(&mut self, node: &Node, path: &str) -> Option<Quantity> {
-        let quantity: Quantity = self.parsed(node, path, "a quantity, such as 64Mi or 500m")?;
-        if quantity.milli() <= 0 {
-            self.report(
-                node.extent,
-                format!("{path} must be more than 0"),
-                "not a limit",
-                Some("leave it out for no limit".into()),
-            );
-            return None;
-        }
-        Some(quantity)
-    }
-
-    fn bytes(&mut self, node: &Node, path: &str) -> Option<Quantity> {
-        let quantity = self.quantity(node, path)?;
-        if quantity.milli() % 1000 != 0 {
-            let whole = quantity.to_string();
-            let number = whole.trim_end_matches('m');
-            let message = format!("{path}: {whole} is a part of a byte");
-            let help = Some(format!("m is a thousandth; for mebibytes write {number}Mi"));
-            self.report(node.extent, message, "thousandths of a byte", help);
-            return None;
-        }
-        Some(quantity)
-    }
-
-    fn limits(&mut self, node: &Node, path: &str) -> Limits {
-        let Some(o) = self.object(node, path, &LIMITS) else { return Limits::default() };
-        Limits {
-            memory: o.get("memory").and_then(|(n, p)| self.bytes(n, &p)),
-            cpu: o.get("cpu").and_then(|(n, p)| self.quantity(n, &p)),
-            pids: o
-                .get("pids")
-                .and_then(|(n, p)| self.integer(n, &p, 1, i128::from(i64::MAX)))
-                .and_then(|number| i64::try_from(number).ok()),
-        }
-    }
-
-    fn resources(&mut self, node: &Node, path: &str) -> Resources {
-        let Some(o) = self.object(node, path, &RESOURCES) else { return Resources::default() };
-        let limits = o.get("limits").map(|(n, p)| self.limits(n, &p)).unwrap_or_default();
-        let requests = o.get("requests").map(|(n, p)| self.limits(n, &p)).unwrap_or_default();
-        let over = [
-            ("memory", requests.memory.zip(limits.memory).is_some_and(|(r, l)| r > l)),
-            ("cpu", requests.cpu.zip(limits.cpu).is_some_and(|(r, l)| r > l)),
-            ("pids", requests.pids.zip(limits.pids).is_some_and(|(r, l)| r > l)),
-        ];
-        for (field, _) in over.into_iter().filter(|(_, over)| *over) {
-            if let Some(n) = node.get("requests").and_then(|requests| requests.get(field)) {
-                let message = format!("{path}.requests.{field} is more than its limit");
-                self.report(n.extent, message, "asks for more than it may have", None);
-            }
-        }
-        Resources { limits, requests }
-    }
-
     fn restart(&mut self, node: &Node, path: &str) -> Option<RestartPolicy> {
         // Docker's and Compose's words.
         let help = match &node.value {
@@ -400,115 +306,13 @@ impl Reader<'_> {
         if name.is_none() {
             let upper = text.to_ascii_uppercase();
             let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-            let help = match nearest(&full, SIGNALS) {
+            let help = match self.near(&full, SIGNALS) {
                 Some(near) => format!("did you mean {near}?"),
                 None => "signals are named as SIGTERM, SIGQUIT or SIGRTMIN+3".into(),
             };
             self.report(node.extent, format!("{path}: {text:?} is not a signal"), "unknown signal", Some(help));
         }
         name
-    }
-
-    fn security(&mut self, node: &Node, path: &str) -> SecurityContext {
-        let Some(o) = self.object(node, path, &SECURITY) else { return SecurityContext::default() };
-        let boolean = |r: &mut Self, field: &str| o.get(field).and_then(|(n, p)| r.boolean(n, &p));
-        SecurityContext {
-            privileged: boolean(self, "privileged").unwrap_or_default(),
-            capabilities: o.get("capabilities").map(|(n, p)| self.capabilities(n, &p)).unwrap_or_default(),
-            read_only_root_filesystem: boolean(self, "readOnlyRootFilesystem").unwrap_or_default(),
-            // The highest id means "no change" to the kernel.
-            run_as_user: o.get("runAsUser").and_then(|(n, p)| self.unsigned(n, &p, 0, u32::MAX - 1)),
-            run_as_group: o.get("runAsGroup").and_then(|(n, p)| self.unsigned(n, &p, 0, u32::MAX - 1)),
-            no_new_privileges: boolean(self, "noNewPrivileges"),
-        }
-    }
-
-    fn capabilities(&mut self, node: &Node, path: &str) -> Capabilities {
-        let Some(o) = self.object(node, path, &CAPS) else { return Capabilities::default() };
-        Capabilities {
-            add: o.get("add").map(|(n, p)| self.capability_list(n, &p)).unwrap_or_default(),
-            drop: o.get("drop").map(|(n, p)| self.capability_list(n, &p)).unwrap_or_default(),
-        }
-    }
-
-    fn capability_list(&mut self, node: &Node, path: &str) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for (n, p) in self.list(node, path, Some("write a list, such as [NET_ADMIN]")).unwrap_or_default() {
-            let Some(text) = self.string(n, &p) else { continue };
-            let name =
-                if text.eq_ignore_ascii_case("all") { Some("ALL") } else { prefixed(&CAPABILITIES, "CAP_", &text) };
-            match name {
-                Some(name) if names.iter().any(|known| known == name) => {}
-                Some(name) => names.push(name.to_owned()),
-                None => {
-                    let upper = text.to_ascii_uppercase();
-                    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-                    let help = nearest(&full, CAPABILITIES).map(|near| format!("did you mean {}?", &near[4..]));
-                    let help = help.or_else(|| Some("their names stand in capabilities(7), such as NET_ADMIN".into()));
-                    self.report(n.extent, format!("{p}: {text:?} is not a capability"), "unknown capability", help);
-                }
-            }
-        }
-        names
-    }
-
-    fn rlimits(&mut self, node: &Node, path: &str) -> Vec<Rlimit> {
-        let mut limits: Vec<Rlimit> = Vec::new();
-        let mut first: HashMap<String, Extent> = HashMap::new();
-        let help = "write a list of {type, soft, hard}";
-        for (item, path) in self.list(node, path, Some(help)).unwrap_or_default() {
-            let Some(o) = self.object(item, &path, &RLIMIT) else { continue };
-            let kind = self.need(&o, "type", help).and_then(|(n, p)| {
-                let text = self.string(n, &p)?;
-                let kind = prefixed(&RLIMITS, "RLIMIT_", &text);
-                if kind.is_none() {
-                    let upper = text.to_ascii_uppercase();
-                    let full = if upper.starts_with("RLIMIT_") { upper } else { format!("RLIMIT_{upper}") };
-                    let help = match nearest(&full, RLIMITS) {
-                        Some(near) => format!("did you mean {}?", &near[7..]),
-                        None => format!("it is one of {}", RLIMITS.map(|name| &name[7..]).join(", ")),
-                    };
-                    self.report(n.extent, format!("{p}: {text:?} is not a limit"), "unknown limit", Some(help));
-                }
-                if let (Some(kind), Some(extent)) = (kind, kind.and_then(|k| first.insert(k.to_owned(), n.extent))) {
-                    self.report_twice(n.extent, extent, format!("{p}: {kind} is set twice"));
-                }
-                kind
-            });
-            let soft = self.need(&o, "soft", help).and_then(|(n, p)| self.rlimit_value(n, &p));
-            let hard = self.need(&o, "hard", help).and_then(|(n, p)| self.rlimit_value(n, &p));
-            let (Some(kind), Some(soft), Some(hard)) = (kind, soft, hard) else { continue };
-            if soft > hard
-                && let Some((n, p)) = o.get("soft")
-            {
-                self.report(n.extent, format!("{p} is more than the hard limit, {hard}"), "must not pass hard", None);
-            }
-            limits.push(Rlimit { kind: kind.to_owned(), soft, hard });
-        }
-        limits
-    }
-
-    /// A limit; `unlimited` and -1 are `RLIM_INFINITY`.
-    fn rlimit_value(&mut self, node: &Node, path: &str) -> Option<u64> {
-        if let Value::Scalar(text, _) = &node.value
-            && matches!(text.as_str(), "unlimited" | "infinity" | "-1")
-        {
-            self.mark(path, node.extent);
-            return Some(u64::MAX);
-        }
-        self.integer(node, path, 0, i128::from(u64::MAX)).and_then(|number| u64::try_from(number).ok())
-    }
-
-    fn logs(&mut self, node: &Node, path: &str) -> Logs {
-        let default = Logs::default();
-        let Some(o) = self.object(node, path, &LOGS) else { return default };
-        Logs {
-            max_size: o.get("maxSize").and_then(|(n, p)| self.bytes(n, &p)).unwrap_or(default.max_size),
-            max_files: o
-                .get("maxFiles")
-                .and_then(|(n, p)| self.unsigned(n, &p, 1, 10_000))
-                .unwrap_or(default.max_files),
-        }
     }
 
     fn runtime(&mut self, node: &Node, path: &str) -> Option<String> {

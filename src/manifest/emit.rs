@@ -151,13 +151,12 @@ fn scalar(text: &str) -> String {
         text.to_ascii_lowercase().as_str(),
         "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null"
     );
+    let numeric = text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(number_like);
     let bare = text.starts_with(first)
         && text.chars().all(safe)
         && !text.ends_with([' ', ':'])
         && !text.contains(": ")
-        && !word
-        && !(text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(number_like))
-        && !text.starts_with("0x")
+        && !(word || numeric || text.starts_with("0x"))
         && kind_of(text) == ScalarKind::Text;
     if bare {
         return text.to_owned();

@@ -142,11 +142,15 @@ fn fields(root: &Value, schema: &Value) -> Vec<Field> {
 pub fn explain(path: &str) -> Result<String, Unknown> {
     let mut parts = path.trim().trim_end_matches('.').split('.').map(|part| part.split('[').next().unwrap_or(part));
     let kind = manifest_kind(parts.next().unwrap_or_default())?;
+    let mut parts: Vec<&str> = parts.collect();
+    if parts.len() > 1 && parts[0] == "spec" {
+        parts.remove(0);
+    }
     let root = schema(Some(kind))?;
     let mut walked = kind.to_lowercase();
     let mut at = root.clone();
     let mut found: Option<Field> = None;
-    for (depth, part) in parts.enumerate() {
+    for (depth, part) in parts.into_iter().enumerate() {
         let mut candidates = fields(&root, &at);
         if depth == 0 && !candidates.iter().any(|f| f.name == part) {
             let spec = field(&root, &root, "spec", &root["properties"]["spec"]);

@@ -17,6 +17,7 @@ pub(super) fn check(text: &Text) -> Result<Cow<'_, str>, Box<Diagnostic>> {
             let info = error.to_string();
             let why = info.split(" at line ").next().unwrap_or(&info).to_owned();
             let extent = Extent { line: number(error.line().max(1)), column, length: 1 };
+            let why = if after_comma(text, extent) { "trailing comma".to_owned() } else { why };
             let mut finding = text.finding(extent, "the JSON is malformed", why);
             finding.help =
                 Some("a .json file is strict JSON: no comments, no trailing commas; name it .yaml for more".into());
@@ -29,6 +30,19 @@ pub(super) fn check(text: &Text) -> Result<Cow<'_, str>, Box<Diagnostic>> {
     }
     // A JSON string cannot hold a raw tab, so every one of them stands between values.
     Ok(Cow::Owned(join_surrogates(&source.replace('\t', " ").replace('\u{feff}', "\\uFEFF"))))
+}
+
+/// Whether a closing bracket stands there, and a comma before it.
+fn after_comma(text: &Text, extent: Extent) -> bool {
+    let line = text.line(extent.line);
+    let mut rest = line.chars().skip(extent.column as usize - 1);
+    if !matches!(rest.next(), Some('}' | ']')) {
+        return false;
+    }
+    let before: String = line.chars().take(extent.column as usize - 1).collect();
+    let above = (1..extent.line).rev().map(|line| text.line(line).trim_end()).find(|line| !line.is_empty());
+    let last = if before.trim_end().is_empty() { above } else { Some(before.trim_end()) };
+    last.is_some_and(|last| last.ends_with(','))
 }
 
 /// serde_json counts bytes; people count characters.

@@ -3,9 +3,9 @@
 //! Invariant: what leaves here is valid on its own; every finding names file, line and column. No I/O;
 //! depends on nothing but [`crate::oci`].
 //!
-//! Bytes become [`Text`](source), text a tree of nodes with their extents ([`tree`]), and the
-//! [`reader`] takes typed values off it: [`resource`] the envelope and small kinds, [`container`] and
-//! [`mounts`] a container's spec, [`compact`] the `BayPlan`. [`check`] judges them together. [`emit`]
+//! Bytes become text with numbered lines (`source`), then a tree of nodes with their extents (`tree`), and the
+//! `reader` takes typed values off it: `resource` the envelope and small kinds, `container`,
+//! `mounts`, `limits` and `security` a container's spec, `compact` the `BayPlan`. `check` judges them together. `emit`
 //! prints one again.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ pub mod diagnostic;
 mod emit;
 mod explain;
 mod json;
+mod limits;
 pub mod model;
 mod mounts;
 mod names;
@@ -27,6 +28,7 @@ mod reader;
 mod resource;
 mod scalar;
 mod schema;
+mod security;
 mod short_forms;
 mod source;
 mod tree;
@@ -130,7 +132,7 @@ pub fn parse(files: &[SourceFile], options: &ParseOptions) -> Parsed {
 fn parse_file(file: &SourceFile, options: &ParseOptions) -> (Vec<Located>, Vec<Diagnostic>) {
     let text = match source::Text::decode(file) {
         Ok(text) => text,
-        Err(finding) => return (Vec::new(), vec![finding]),
+        Err(finding) => return (Vec::new(), vec![*finding]),
     };
     let json = file.path.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("json"))
         || file.name.ends_with(".json");
@@ -154,5 +156,7 @@ pub fn kind_from_word(word: &str) -> Option<Kind> {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::container::clean;
 use super::model::{Mount, MountKind};
-use super::names::{MOUNT_FLAGS, TMPFS_OPTIONS, nearest};
+use super::names::{MOUNT_FLAGS, TMPFS_OPTIONS};
 use super::reader::{Fields, Reader};
 use super::source::Extent;
 use super::tree::{Node, Value};
@@ -189,7 +189,7 @@ impl Reader<'_> {
             } else if !tmpfs && TMPFS_OPTIONS.contains(&name) {
                 format!("{name}= is for tmpfs mounts")
             } else {
-                match nearest(name, MOUNT_FLAGS.iter().chain(if tmpfs { &TMPFS_OPTIONS[..] } else { &[] }).copied()) {
+                match self.near(name, MOUNT_FLAGS.iter().chain(if tmpfs { &TMPFS_OPTIONS[..] } else { &[] }).copied()) {
                     Some(near) if near != name => format!("did you mean {near}?"),
                     _ => "options are those of mount(8), such as ro, rbind, noexec, nosuid, nodev".into(),
                 }

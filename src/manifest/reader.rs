@@ -92,6 +92,12 @@ impl<'a> Reader<'a> {
         self.found
     }
 
+    /// The nearest candidate to a wrong word. Not looked for when its finding will be left out: a hostile
+    /// file has a great many of them.
+    pub fn near<'c>(&self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+        if self.found.len() >= MAX_FINDINGS { None } else { nearest(word, candidates) }
+    }
+
     pub fn report(&mut self, extent: Extent, message: String, label: &str, help: Option<String>) {
         if self.found.len() >= MAX_FINDINGS {
             self.left_out += 1;
@@ -119,7 +125,7 @@ impl<'a> Reader<'a> {
 
     fn wrong_type(&mut self, node: &Node, path: &str, expected: &str, help: Option<String>) {
         let stands = describe(node);
-        self.report(node.extent, format!("{path} must be {expected}, not {stands}"), &format!("{stands}"), help);
+        self.report(node.extent, format!("{path} must be {expected}, not {stands}"), &stands, help);
     }
 
     /// A map with these fields; unknown ones are reported, and the rest is read all the same.
@@ -137,7 +143,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let hint = fields.hints.iter().find(|(word, _)| *word == key).map(|(_, hint)| (*hint).to_owned());
-            let help = hint.unwrap_or_else(|| match nearest(key, fields.known.iter().copied()) {
+            let help = hint.unwrap_or_else(|| match self.near(key, fields.known.iter().copied()) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("its fields are {}", fields.known.join(", ")),
             });
@@ -286,7 +292,7 @@ impl<'a> Reader<'a> {
             return Some(*value);
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        let help = match nearest(&text, words.iter().copied()) {
+        let help = match self.near(&text, words.iter().copied()) {
             Some(near) => format!("did you mean {near}? It is one of {}", words.join(", ")),
             None => format!("it is one of {}", words.join(", ")),
         };

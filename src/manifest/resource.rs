@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::container::{CONTAINER, PULL};
 use super::diagnostic::Place;
 use super::model::{API_VERSION, HANDLE, ImageSpec, Kind, Metadata, NamespaceSpec, Resource, Spec, TagSpec};
-use super::names::{key_fault, label_fault, namespace_fault, nearest, word_fault};
+use super::names::{key_fault, label_fault, namespace_fault, word_fault};
 use super::reader::{Fields, Object, Reader, join};
 use super::source::Extent;
 use super::tree::Node;
@@ -180,10 +180,10 @@ impl Reader<'_> {
             return None;
         }
         // A stranger's kind under a stranger's version: the version was reported.
-        if !version && nearest(&word, KINDS).is_none() {
+        if !version && self.near(&word, KINDS).is_none() {
             return None;
         }
-        let help = match nearest(&word, KINDS.into_iter().chain(LATER_KINDS)) {
+        let help = match self.near(&word, KINDS.into_iter().chain(LATER_KINDS)) {
             Some(near) => format!("did you mean {near}?"),
             None => format!("the kinds are {}", KINDS.join(", ")),
         };

@@ -39,14 +39,15 @@ pub(super) struct Text {
 
 impl Text {
     /// Decodes a file; the error is about size, encoding or binary content.
-    pub fn decode(file: &SourceFile) -> Result<Self, Diagnostic> {
+    pub fn decode(file: &SourceFile) -> Result<Self, Box<Diagnostic>> {
         let whole = || Place { file: file.name.clone(), line: 0, column: 0 };
         if file.text.len() > MAX_FILE {
             // One digit after the point is for people.
             #[allow(clippy::cast_precision_loss)]
             let size = file.text.len() as f64 / 1_048_576.0;
-            return Err(Diagnostic::at(whole(), format!("{} is {size:.1} MiB; a manifest may hold 4 MiB", file.name))
-                .help("split it into several files; data does not belong into manifests"));
+            let message = format!("{} is {size:.1} MiB; a manifest may hold 4 MiB", file.name);
+            let help = "split it into several files; data does not belong into manifests";
+            return Err(Box::new(Diagnostic::at(whole(), message).help(help)));
         }
         let bytes = file.text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file.text);
         let skipped = file.text.len() - bytes.len();
@@ -76,7 +77,7 @@ impl Text {
             "not part of a manifest",
         );
         finding.help = Some("manifests are UTF-8 text, YAML or JSON".into());
-        Err(finding)
+        Err(Box::new(finding))
     }
 
     fn of(name: &str, text: &str) -> Self {

@@ -71,6 +71,9 @@ pub(super) fn documents(text: &Text, json: bool, found: &mut Vec<Diagnostic>) ->
                 return Vec::new();
             }
         }
+    } else if text.text.trim_start().starts_with(['{', '[']) {
+        // JSON by another name, such as from stdin; what only resembles it is YAML's to judge.
+        json::check(text).unwrap_or(std::borrow::Cow::Borrowed(&*text.text))
     } else {
         std::borrow::Cow::Borrowed(&*text.text)
     };
@@ -104,7 +107,7 @@ fn start(span: &Span) -> Extent {
 /// A syntax error in our words. Tabs come first: the parser's own message about them varies by place.
 fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
     let line = number(error.marker().line()).max(1);
-    for line in [line, line.saturating_sub(1)] {
+    for line in [line, line.saturating_sub(1), line + 1] {
         let source = text.line(line);
         let indent = source.len() - source.trim_start_matches([' ', '\t']).len();
         if let Some(tab) = source[..indent].find('\t') {
@@ -133,7 +136,10 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
         Some("a key ends with a colon and a space, and is indented like its neighbours".into())
     } else if info.contains("unknown anchor") {
         Some("an alias (*name) needs its anchor (&name) earlier in the same document".into())
-    } else if info.contains("end of stream") || info.contains("eof") || info.contains("unclosed") {
+    } else if ["end of stream", "eof", "unclosed", "quoted scalar", "or ']'", "or '}'"]
+        .iter()
+        .any(|part| info.contains(part))
+    {
         Some("a bracket, brace or quote is not closed, or the file is cut off".into())
     } else {
         None
