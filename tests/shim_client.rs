@@ -3,6 +3,8 @@
 //! They need root, `runc` and a static busybox, the foreign one also `containerd-shim-runc-v2`; each says so
 //! where one is missing. `BAYPLAN_SHIM` names another build of our shim.
 
+#![allow(clippy::unwrap_used, reason = "clippy spares tests only their own functions, not their helpers")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -128,7 +130,7 @@ impl Drop for Node {
         for path in &left {
             cgroup::remove(&self.host, driver, path).unwrap();
         }
-        cgroup::prune(&self.host, driver, &self.parent);
+        cgroup::prune(&self.host, driver, &self.parent, &Default::default());
         self.bundle.remove().unwrap();
         if !std::thread::panicking() {
             assert!(left.is_empty(), "cgroups left behind: {left:?}");

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -60,20 +61,31 @@ pub fn remove(host: &HostFacts, driver: CgroupDriver, path: &CgroupPath) -> Resu
     Ok(())
 }
 
-/// Removes directories of namespaces without containers, and the parent when it is empty. Not to be called
-/// while a container starts: `runc` makes the directories of its path one after the other. With systemd this
-/// does nothing: slices are systemd's.
-pub fn prune(host: &HostFacts, driver: CgroupDriver, parent: &CgroupParent) {
-    if driver == CgroupDriver::Systemd {
-        return;
-    }
-    for mount in host.cgroup_mounts.all() {
-        let directory = mount.join(parent.relative(driver));
-        for name in children(&directory) {
-            // The kernel refuses to remove what is in use, which is what we want.
-            let _ = fs::remove_dir(directory.join(name));
+/// Removes the directories of namespaces that have no task (`busy` names those that have one, running or not:
+/// its shim may start it at any time), and the parent when no namespace has. A systemd slice is stopped, since
+/// systemd keeps it when its last scope ends. What is in use stays.
+pub fn prune(host: &HostFacts, driver: CgroupDriver, parent: &CgroupParent, busy: &BTreeSet<String>) {
+    let directories: Vec<PathBuf> = host.cgroup_mounts.all().map(|mount| mount.join(parent.relative(driver))).collect();
+    match driver {
+        CgroupDriver::Cgroupfs => {
+            for directory in &directories {
+                for name in children(directory).into_iter().filter(|name| !busy.contains(name)) {
+                    // The kernel refuses to remove what is in use, which is what we want.
+                    let _ = fs::remove_dir(directory.join(name));
+                }
+                if busy.is_empty() {
+                    let _ = fs::remove_dir(directory);
+                }
+            }
         }
-        let _ = fs::remove_dir(&directory);
+        CgroupDriver::Systemd => {
+            let there = directories.iter().any(|directory| directory.is_dir());
+            // Stopping a slice would stop what is in it.
+            if busy.is_empty() && there && directories.iter().all(|directory| children(directory).is_empty()) {
+                // An empty slice that stays costs nothing, so nothing is said when systemd says no.
+                let _ = Command::new("systemctl").args(["stop", &parent.slice()]).stdin(Stdio::null()).output();
+            }
+        }
     }
 }
 
@@ -167,7 +179,7 @@ fn remove_tree(directory: &Path, deadline: Instant) -> Result<(), RuntimeError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use std::process::Child;
 
     /// Needs a hierarchy that can be written; false where there is none (an unprivileged build).
     fn hierarchy(host: &HostFacts) -> Option<PathBuf> {
@@ -217,12 +229,16 @@ mod tests {
         assert_eq!(theirs.try_wait().unwrap(), None);
         remove(&host, driver, &path).unwrap();
 
-        prune(&host, driver, &parent);
+        // Neither a namespace with a task nor one with a cgroup goes.
+        prune(&host, driver, &parent, &BTreeSet::from(["shop".to_owned()]));
+        prune(&host, driver, &parent, &BTreeSet::new());
         assert_eq!(leftovers(&host, driver, &parent), std::slice::from_ref(&other));
         let reaper = std::thread::spawn(move || theirs.wait().unwrap());
         remove(&host, driver, &other).unwrap();
         reaper.join().unwrap();
-        prune(&host, driver, &parent);
+        prune(&host, driver, &parent, &BTreeSet::from(["shop".to_owned()]));
+        assert!(host.cgroup_mounts.all().any(|mount| mount.join(parent.relative(driver)).join("shop").exists()));
+        prune(&host, driver, &parent, &BTreeSet::new());
         assert!(host.cgroup_mounts.all().all(|mount| !mount.join(parent.relative(driver)).exists()));
     }
 }

@@ -123,7 +123,7 @@ impl Drop for Node {
         self.runc(&["delete", "-f", "web"]);
         let _ = network::remove(self.state.path(), "shop", "web");
         cgroup::remove(&self.host, self.driver, &self.cgroup()).unwrap();
-        cgroup::prune(&self.host, self.driver, &self.parent);
+        cgroup::prune(&self.host, self.driver, &self.parent, &Default::default());
         self.bundle.remove().unwrap();
         let left = cgroup::leftovers(&self.host, self.driver, &self.parent);
         assert!(left.is_empty(), "{left:?}");
