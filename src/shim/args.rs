@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn containerds_spelling_is_understood() {
-        let args = line("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id x1 -debug start");
+        let args =
+            line("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id x1 -debug start");
         let expected =
             Args { action: Action::Start, namespace: "k8s.io".into(), id: "x1".into(), bundle: None, debug: true };
         assert_eq!(args, Ok(expected));

@@ -54,16 +54,21 @@ pub fn lock(bundle: &Path, patience: Duration) -> Result<File, BootError> {
     let until = Instant::now() + patience;
     loop {
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(on(path.display()))?;
+        let file =
+            options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(on(path.display()))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // The shim before us may have removed the file when it went; the lock must be on the one that is seen.
             Ok(()) => {
-                let same = |seen: std::fs::Metadata| file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (seen.dev(), seen.ino()));
+                let same = |seen: std::fs::Metadata| {
+                    file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (seen.dev(), seen.ino()))
+                };
                 if std::fs::metadata(&path).is_ok_and(same) {
                     return Ok(file);
                 }
             }
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(BootError::Alive(bundle.to_owned())),
             Err(error) => return Err(on(path.display())(error)),
         }

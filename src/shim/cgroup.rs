@@ -33,17 +33,20 @@ impl Cgroup {
         let path_in = |text: &str, hierarchy: &str| {
             text.lines().find_map(|line| {
                 let (names, path) = line.split_once(':')?.1.split_once(':')?;
-                let found = if hierarchy.is_empty() { names.is_empty() } else { names.split(',').any(|n| n == hierarchy) };
+                let found =
+                    if hierarchy.is_empty() { names.is_empty() } else { names.split(',').any(|n| n == hierarchy) };
                 found.then(|| path.to_owned())
             })
         };
         let group = |hierarchy: &str| {
             let path = path_in(theirs, hierarchy)?;
             let inside = |outer: &str, inner: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
-            if path == "/" || path_in(ours, hierarchy).is_some_and(|ours| inside(&path, &ours)) || path.contains("/..") {
+            if path == "/" || path_in(ours, hierarchy).is_some_and(|ours| inside(&path, &ours)) || path.contains("/..")
+            {
                 return None;
             }
-            let mount = if hierarchy.is_empty() { root.to_owned() } else { root.join(hierarchy.trim_start_matches("name=")) };
+            let mount =
+                if hierarchy.is_empty() { root.to_owned() } else { root.join(hierarchy.trim_start_matches("name=")) };
             Some(mount.join(path.trim_start_matches('/')))
         };
         if root.join("cgroup.controllers").exists() {
@@ -98,7 +101,8 @@ impl Cgroup {
         // A number may have been given to another process since it was listed: hold them, then look again.
         for some in pids.chunks(64) {
             let held = some.iter().filter(|pid| **pid != getpid());
-            let held: Vec<_> = held.filter_map(|pid| Some((pid, pidfd_open(*pid, PidfdFlags::empty()).ok()?))).collect();
+            let held: Vec<_> =
+                held.filter_map(|pid| Some((pid, pidfd_open(*pid, PidfdFlags::empty()).ok()?))).collect();
             let mut again = Vec::new();
             collect(dir, &mut again, 0);
             for (_, fd) in held.iter().filter(|(pid, _)| again.contains(pid)) {

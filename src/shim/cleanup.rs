@@ -26,11 +26,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     let _lock = boot::lock(bundle, SHIM_PATIENCE)?;
     let runtime = match record::supervision(bundle) {
-        Ok(Some(supervision)) => Runtime {
-            binary: supervision.runtime,
-            root: supervision.runtime_root,
-            systemd: supervision.systemd_cgroup,
-        },
+        Ok(Some(supervision)) => {
+            Runtime { binary: supervision.runtime, root: supervision.runtime_root, systemd: supervision.systemd_cgroup }
+        }
         // Whatever options there were, the shim that knew them is dead.
         _ => Runtime {
             binary: "runc".into(),
@@ -104,7 +102,11 @@ fn groups(bundle: &Path, state_dir: &Path) -> Vec<PathBuf> {
         found = Cgroup::directories(path);
     }
     // Never a group above containers, whatever a file says.
-    found.retain(|dir| dir.starts_with("/sys/fs/cgroup") && dir.components().count() > 5 && !dir.components().any(|part| part.as_os_str() == ".."));
+    found.retain(|dir| {
+        dir.starts_with("/sys/fs/cgroup")
+            && dir.components().count() > 5
+            && !dir.components().any(|part| part.as_os_str() == "..")
+    });
     found
 }
 

@@ -86,7 +86,8 @@ impl Connection {
                     let body = &self.input[at + HEADER..at + length];
                     at += length;
                     self.pending += 1;
-                    let busy = || Refusal::new(Code::RESOURCE_EXHAUSTED, "too many unanswered requests on one connection");
+                    let busy =
+                        || Refusal::new(Code::RESOURCE_EXHAUSTED, "too many unanswered requests on one connection");
                     match wire::request(body) {
                         _ if self.pending > MAX_PENDING => self.say(stream, Err(busy())),
                         Ok(request) => requests.push((stream, request)),

@@ -121,7 +121,9 @@ impl Input {
                     }
                     match &self.fifo {
                         None => self.pipe = None,
-                        Some(fifo) if self.fifo_token.is_none() => self.fifo_token = poll.add(fifo, EventFlags::IN).ok(),
+                        Some(fifo) if self.fifo_token.is_none() => {
+                            self.fifo_token = poll.add(fifo, EventFlags::IN).ok()
+                        }
                         Some(_) => {}
                     }
                 } else {

@@ -50,7 +50,7 @@ impl Task {
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
-            && let Err(message) = self.execute(Verb::Start, Streams::null(), cx)
+            && let Err(message) = self.execute(Verb::Start, Streams::default(), cx)
         {
             self.start_failed(message, cx);
         }
@@ -114,7 +114,8 @@ impl Task {
             Verb::Create => match created_pid(&self.bundle).filter(|_| ok) {
                 Some(pid) => self.created(pid, cx),
                 None => {
-                    let message = if ok { format!("runtime create of container {} named no process", self.id) } else { why() };
+                    let message =
+                        if ok { format!("runtime create of container {} named no process", self.id) } else { why() };
                     self.stubborn = true;
                     self.create_failed(message, cx);
                 }
@@ -297,7 +298,7 @@ impl Task {
         let ours = self.supervision.is_some() || self.delete.is_some() || self.abandoned.is_some();
         if self.dirty && ours {
             let verb = if self.stubborn { Verb::DeleteForce } else { Verb::Delete };
-            match self.execute(verb, Streams::null(), cx) {
+            match self.execute(verb, Streams::default(), cx) {
                 Ok(()) => return,
                 Err(message) => {
                     note(message);

@@ -251,7 +251,8 @@ mod tests {
         write(&mut log, Channel::Out, b"o\nthr");
         log.finish(Channel::Out, Timestamp::UNIX_EPOCH, &mut Vec::new());
         let time = "1970-01-01T00:00:00.000000000Z";
-        let expected = ["stdout F one", "stderr F ", "stdout F two", "stdout F thr"].map(|line| format!("{time} {line}"));
+        let expected =
+            ["stdout F one", "stderr F ", "stdout F two", "stdout F thr"].map(|line| format!("{time} {line}"));
         assert_eq!(lines(&path), expected);
     }
 

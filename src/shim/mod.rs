@@ -25,6 +25,7 @@ mod restart;
 mod runc;
 mod server;
 mod sink;
+mod spawn;
 mod start;
 mod stdio;
 mod task;

@@ -167,9 +167,8 @@ fn mount_one(mount: &Mount, rootfs: &Path) -> Result<(), MountError> {
             rustix::mount::mount_remount(&target, options.flags | MountFlags::BIND, c"").map_err(refused)?;
         }
     } else {
-        let data = CString::new(data).map_err(|error| {
-            MountError::Zero(String::from_utf8_lossy(&error.into_vec()).into_owned())
-        })?;
+        let data = CString::new(data)
+            .map_err(|error| MountError::Zero(String::from_utf8_lossy(&error.into_vec()).into_owned()))?;
         // The shim has one thread, so its working directory can be borrowed.
         let back = match &enter {
             None => None,

@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 /// Bytes taken from a pipe at a time: what a pipe holds.
@@ -52,7 +52,10 @@ impl Poll {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| {
             let whole = left + Duration::from_nanos(999_999);
-            Timespec { tv_sec: whole.as_secs().min(1 << 30) as i64, tv_nsec: i64::from(whole.subsec_millis()) * 1_000_000 }
+            Timespec {
+                tv_sec: whole.as_secs().min(1 << 30) as i64,
+                tv_nsec: i64::from(whole.subsec_millis()) * 1_000_000,
+            }
         });
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

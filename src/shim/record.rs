@@ -63,8 +63,8 @@ pub fn load(bundle: &Path) -> Option<TaskState> {
 pub fn save(bundle: &Path, state: &TaskState, durable: bool) -> Result<(), RecordError> {
     let path = bundle.join(STATE_FILE);
     let temporary = bundle.join(".state.json.new");
-    let text = serde_json::to_vec(state)
-        .map_err(|source| RecordError::Json { path: path.display().to_string(), source })?;
+    let text =
+        serde_json::to_vec(state).map_err(|source| RecordError::Json { path: path.display().to_string(), source })?;
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
         file.write_all(&text)?;

@@ -108,10 +108,7 @@ mod tests {
         let history = History { in_a_row: 3, started: Some(start) };
         let after = |ran| after_exit(&policy(Policy::Always, None), &history, 1, start + ran);
         let unstable = STABLE - Duration::from_millis(1);
-        assert_eq!(
-            after(unstable),
-            Verdict::Restart { at: start + unstable + Duration::from_millis(80), in_a_row: 4 }
-        );
+        assert_eq!(after(unstable), Verdict::Restart { at: start + unstable + Duration::from_millis(80), in_a_row: 4 });
         assert_eq!(after(STABLE), Verdict::Restart { at: start + STABLE + Duration::from_millis(10), in_a_row: 1 });
         // With a long back-off, a run must also be as long as that.
         let history = History { in_a_row: 16, started: Some(start) };

@@ -2,13 +2,15 @@
 //!
 //! No execution is waited for here: its exit comes by SIGCHLD like every other.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, WaitStatus};
+
+use super::spawn::spawn;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
 const LOG: &str = "runc.log";
@@ -52,59 +54,38 @@ pub struct Runtime {
     pub systemd: bool,
 }
 
-/// The container's end of its standard streams.
-pub struct Streams {
-    /// Standard input.
-    pub stdin: Stdio,
-    /// Standard output.
-    pub stdout: Stdio,
-    /// Standard error.
-    pub stderr: Stdio,
-}
-
-impl Streams {
-    /// None of them.
-    pub fn null() -> Self {
-        Self { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null() }
-    }
-
-    /// A pipe's end, or nothing.
-    pub fn end(fd: Option<OwnedFd>) -> Stdio {
-        fd.map_or_else(Stdio::null, Stdio::from)
-    }
-}
+/// The container's ends of its standard streams; `None` is nowhere.
+pub type Streams = [Option<OwnedFd>; 3];
 
 impl Runtime {
     /// Starts an execution about container `id`; `create` passes `streams` on to the container.
     pub fn spawn(&self, verb: Verb, bundle: &Path, id: &str, streams: Streams) -> Result<Pid, String> {
         let log = bundle.join(LOG);
         let _ = fs::remove_file(&log);
-        let mut command = Command::new(&self.binary);
-        command.arg("--root").arg(&self.root).arg("--log").arg(&log).args(["--log-format", "json"]);
+        let pid_file = bundle.join(PID_FILE);
+        let mut arguments: Vec<&OsStr> = vec![self.binary.as_os_str(), OsStr::new("--root"), self.root.as_os_str()];
+        arguments.extend([OsStr::new("--log"), log.as_os_str(), OsStr::new("--log-format"), OsStr::new("json")]);
         if self.systemd {
-            command.arg("--systemd-cgroup");
+            arguments.push(OsStr::new("--systemd-cgroup"));
         }
-        command.arg(verb.name());
+        arguments.push(OsStr::new(verb.name()));
         match verb {
             Verb::Create => {
-                let pid_file = bundle.join(PID_FILE);
                 let _ = fs::remove_file(&pid_file);
-                command.arg("--bundle").arg(bundle).arg("--pid-file").arg(pid_file);
+                arguments.extend([OsStr::new("--bundle"), bundle.as_os_str()]);
+                arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
             }
-            Verb::DeleteForce => drop(command.arg("--force")),
+            Verb::DeleteForce => arguments.push(OsStr::new("--force")),
             Verb::Start | Verb::Delete => {}
         }
-        command.arg(id).stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
-        // These three change what runc does; they were meant for whoever started us.
-        command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env_remove("LISTEN_PID");
-        let child = command.spawn().map_err(|error| match error.kind() {
+        arguments.push(OsStr::new(id));
+        spawn(&arguments, streams).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!(
                 "the OCI runtime {} is not installed; install the package runc or name another runtime in the configuration",
                 self.binary.display()
             ),
             _ => format!("the OCI runtime {}: {error}", self.binary.display()),
-        })?;
-        Pid::from_raw(child.id().cast_signed()).ok_or_else(|| "the kernel gave the runtime no process id".to_owned())
+        })
     }
 
     /// Where the runtime keeps what it knows of container `id`.
@@ -171,7 +152,7 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_package() {
         let runtime = Runtime { binary: "/nonexistent/runc".into(), root: "/tmp".into(), systemd: false };
-        let error = runtime.spawn(Verb::Start, Path::new("/nonexistent"), "x", Streams::null()).unwrap_err();
+        let error = runtime.spawn(Verb::Start, Path::new("/nonexistent"), "x", Streams::default()).unwrap_err();
         assert!(error.contains("/nonexistent/runc") && error.contains("package runc"), "{error}");
     }
 }

@@ -82,9 +82,17 @@ pub struct Server {
 /// The signals that arrive by descriptor. Those that would end the shim are read and dropped: it ends when its host
 /// says so, or by SIGKILL. They are blocked and not ignored, because what is ignored stays so in the container.
 pub fn signals() -> SigSet {
-    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2]
-        .into_iter()
-        .collect()
+    [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ]
+    .into_iter()
+    .collect()
 }
 
 impl Server {
@@ -228,7 +236,9 @@ impl Server {
     fn dispatch(&mut self, request: &Request, reply: ReplyTo) -> Result<(), Refusal> {
         match request.service.as_str() {
             // The second generation and the third differ in their names only.
-            "containerd.task.v2.Task" | "containerd.task.v3.Task" => self.task_api(&request.method, &request.payload, reply),
+            "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
+                self.task_api(&request.method, &request.payload, reply)
+            }
             SERVICE => self.supervisor(&request.method, &request.payload, reply),
             other => Err(Refusal::new(Code::UNIMPLEMENTED, format!("service {other:?} is not served by this shim"))),
         }
@@ -301,9 +311,14 @@ impl Server {
                 self.cx.answer(reply, Ok(Vec::new()));
             }
             "Pause" | "Resume" | "Checkpoint" | "Exec" | "ResizePty" | "Update" | "Stats" => {
-                return Err(Refusal::new(Code::UNIMPLEMENTED, format!("{method} is not supported by this version of the shim")));
+                return Err(Refusal::new(
+                    Code::UNIMPLEMENTED,
+                    format!("{method} is not supported by this version of the shim"),
+                ));
             }
-            other => return Err(Refusal::new(Code::UNIMPLEMENTED, format!("method {other:?} is not known to this shim"))),
+            other => {
+                return Err(Refusal::new(Code::UNIMPLEMENTED, format!("method {other:?} is not known to this shim")));
+            }
         }
         Ok(())
     }
@@ -325,7 +340,9 @@ impl Server {
                 task.stop(&request, reply, &mut self.cx)?;
                 task.advance(&mut self.cx);
             }
-            other => return Err(Refusal::new(Code::UNIMPLEMENTED, format!("method {other:?} is not known to this shim"))),
+            other => {
+                return Err(Refusal::new(Code::UNIMPLEMENTED, format!("method {other:?} is not known to this shim")));
+            }
         }
         Ok(())
     }

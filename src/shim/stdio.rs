@@ -85,7 +85,7 @@ impl Streaming {
         }
         let [stdout, stderr] = ends;
         let stdin = self.input.as_mut().and_then(|input| input.connect(poll));
-        Ok(Streams { stdin: Streams::end(stdin), stdout: Streams::end(stdout), stderr: Streams::end(stderr) })
+        Ok([stdin, stdout, stderr])
     }
 
     /// Handles an event; false if the token belongs to somebody else.
@@ -226,7 +226,12 @@ impl Streaming {
 
 /// Opens a path of the host's without ever waiting for its other end.
 pub fn open_nonblocking(path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(CWD, path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::from_raw_mode(0o640))
+    rustix::fs::openat(
+        CWD,
+        path,
+        flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY,
+        Mode::from_raw_mode(0o640),
+    )
 }
 
 /// Writes as much as the other end takes; `Ok` says how much.

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, Status,
-    WaitResponse,
+    CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, Status, WaitResponse,
 };
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
 use containerd_shim_protos::protobuf::{Message, MessageField};
@@ -107,11 +106,17 @@ pub fn signal(number: u32) -> Result<Signal, Refusal> {
     let number = i32::try_from(number).unwrap_or(0);
     let real_time = || {
         let known = (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&number);
-        #[allow(unsafe_code, reason = "rustix keeps libc's own real-time signals out of reach; this one is between libc's limits")]
+        #[allow(
+            unsafe_code,
+            reason = "rustix keeps libc's own real-time signals out of reach; this one is between libc's limits"
+        )]
         known.then(|| unsafe { Signal::from_raw_unchecked(number) })
     };
     Signal::from_named_raw(number).or_else(real_time).ok_or_else(|| {
-        Refusal::new(Code::INVALID_ARGUMENT, format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()))
+        Refusal::new(
+            Code::INVALID_ARGUMENT,
+            format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()),
+        )
     })
 }
 
@@ -121,7 +126,12 @@ fn precondition(message: String) -> Refusal {
 
 impl Task {
     /// Mounts the root file system and starts the runtime's `create`; `reply` is answered when that is over.
-    pub fn create(request: CreateTaskRequest, namespace: &str, reply: ReplyTo, cx: &mut Context) -> Result<Self, Refusal> {
+    pub fn create(
+        request: CreateTaskRequest,
+        namespace: &str,
+        reply: ReplyTo,
+        cx: &mut Context,
+    ) -> Result<Self, Refusal> {
         let invalid = |message: String| Refusal::new(Code::INVALID_ARGUMENT, message);
         let id = request.id;
         if !args::valid_id(&id) {
@@ -143,10 +153,15 @@ impl Task {
                 systemd: supervision.systemd_cgroup,
             },
             None => {
-                let options = request.options.as_ref().filter(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
+                let options =
+                    request.options.as_ref().filter(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
                 let options = options.map(|any| Options::parse_from_bytes(&any.value)).transpose();
-                let options = options.map_err(|error| invalid(format!("task {id}: runtime options: {error}")))?.unwrap_or_default();
-                let or = |text: String, default: &str| PathBuf::from(if text.is_empty() { default.to_owned() } else { text });
+                let options = options
+                    .map_err(|error| invalid(format!("task {id}: runtime options: {error}")))?
+                    .unwrap_or_default();
+                let or = |text: String, default: &str| {
+                    PathBuf::from(if text.is_empty() { default.to_owned() } else { text })
+                };
                 Runtime {
                     binary: or(options.binary_name, "runc"),
                     root: or(options.root, "/run/containerd/runc").join(namespace),
@@ -226,17 +241,23 @@ impl Task {
         };
         if !request.all || self.cgroup.signal_all(signal) == 0 {
             // Not waited for yet, so the number is still its own.
-            kill_process(init, signal)
-                .map_err(|error| Refusal::new(Code::INTERNAL, format!("task {}: signal {}: {error}", self.id, request.signal)))?;
+            kill_process(init, signal).map_err(|error| {
+                Refusal::new(Code::INTERNAL, format!("task {}: signal {}: {error}", self.id, request.signal))
+            })?;
         }
         Ok(Vec::new())
     }
 
     /// `Delete`: answered when nothing is left.
     pub fn delete(&mut self, reply: ReplyTo, now: Instant) -> Result<(), Refusal> {
-        let starting = self.fifo.is_some() || self.job.as_ref().is_some_and(|job| matches!(job.verb, Verb::Create | Verb::Start));
+        let starting =
+            self.fifo.is_some() || self.job.as_ref().is_some_and(|job| matches!(job.verb, Verb::Create | Verb::Start));
         if starting || (self.init.is_some() && self.started) {
-            return Err(precondition(format!("task {} cannot be deleted: it is {}; stop it first", self.id, self.describe())));
+            return Err(precondition(format!(
+                "task {} cannot be deleted: it is {}; stop it first",
+                self.id,
+                self.describe()
+            )));
         }
         self.next_start = None;
         match &mut self.delete {
@@ -292,7 +313,9 @@ impl Task {
                 self.supervision = Some(supervision);
                 Ok(b"{}".to_vec())
             }
-            Ok(None) => Err(precondition(format!("task {}: its bundle has no {}", self.id, super::protocol::SUPERVISION_FILE))),
+            Ok(None) => {
+                Err(precondition(format!("task {}: its bundle has no {}", self.id, super::protocol::SUPERVISION_FILE)))
+            }
             Err(error) => Err(Refusal::new(Code::INVALID_ARGUMENT, format!("task {}: {error}", self.id))),
         }
     }
@@ -357,7 +380,12 @@ impl Task {
 
     pub(super) fn delete_response(&self) -> DeleteResponse {
         let wait = self.wait_response();
-        DeleteResponse { pid: self.last_pid, exit_status: wait.exit_status, exited_at: wait.exited_at, ..Default::default() }
+        DeleteResponse {
+            pid: self.last_pid,
+            exit_status: wait.exit_status,
+            exited_at: wait.exited_at,
+            ..Default::default()
+        }
     }
 
     /// Where it is, in a word, for refusals.

@@ -28,12 +28,17 @@ fn start_and_memory() {
         exits.push(began.elapsed());
         client.delete(&bundle.id).unwrap();
 
-        std::fs::remove_dir(bundle.path.join("rootfs")).unwrap();
-        std::os::unix::fs::symlink(bundle.dir.path().join("image"), bundle.path.join("rootfs")).unwrap();
+        std::fs::rename(bundle.dir.path().join("image"), bundle.path.join("rootfs")).unwrap();
         let root = bundle.dir.path().join("floor");
         let runc = |args: &[&str]| {
             let mut command = Command::new("runc");
-            command.arg("--root").arg(&root).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .arg("--root")
+                .arg(&root)
+                .args(args)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             assert!(command.status().unwrap().success());
         };
         let path = bundle.path.display().to_string();
@@ -41,8 +46,6 @@ fn start_and_memory() {
         runc(&["run", "-d", "--bundle", &path, &bundle.id]);
         floor.push(began.elapsed());
         runc(&["delete", "--force", &bundle.id]);
-        std::fs::remove_file(bundle.path.join("rootfs")).unwrap();
-        std::fs::create_dir(bundle.path.join("rootfs")).unwrap();
     }
     let bundles: Vec<Bundle> = (0..5).map(|_| Bundle::new("sleep 1000")).collect();
     for bundle in &bundles {
@@ -55,8 +58,19 @@ fn start_and_memory() {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
     let pid = bundles[0].shim_pid().unwrap();
-    eprintln!("shim start to address {:?}; create+start {:?}; runc run -d {:?}; stop {:?}", median(boot), median(ours), median(floor), median(exits));
-    eprintln!("idle shim, one of five: PSS {} kB, anonymous {} kB, private dirty {} kB", pss(pid, "Pss:"), pss(pid, "Pss_Anon"), pss(pid, "Private_Dirty"));
+    eprintln!(
+        "shim start to address {:?}; create+start {:?}; runc run -d {:?}; stop {:?}",
+        median(boot),
+        median(ours),
+        median(floor),
+        median(exits)
+    );
+    eprintln!(
+        "idle shim, one of five: PSS {} kB, anonymous {} kB, private dirty {} kB",
+        pss(pid, "Pss:"),
+        pss(pid, "Pss_Anon"),
+        pss(pid, "Private_Dirty")
+    );
     let switches = || crate::bundle::status(pid, "voluntary_ctxt_switches");
     let before = switches();
     std::thread::sleep(Duration::from_secs(3));

@@ -72,8 +72,11 @@ impl Client {
     }
 
     pub fn start(&mut self, id: &str) -> Result<(), Refused> {
-        self.task::<containerd_shim_protos::api::StartResponse>("Start", &StartRequest { id: id.into(), ..Default::default() })
-            .map(drop)
+        self.task::<containerd_shim_protos::api::StartResponse>(
+            "Start",
+            &StartRequest { id: id.into(), ..Default::default() },
+        )
+        .map(drop)
     }
 
     pub fn state(&mut self, id: &str) -> Result<StateResponse, Refused> {

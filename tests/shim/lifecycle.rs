@@ -39,7 +39,7 @@ fn a_container_runs_to_its_exit_status_and_leaves_nothing() {
 
 #[test]
 fn the_shim_is_inits_child_and_holds_nothing_of_its_host() {
-    let bundle = Bundle::new("sleep 100");
+    let bundle = Bundle::with_args(&["sleep", "100"]);
     let mut client = bundle.run();
     let shim = bundle.shim_pid().unwrap();
     assert_eq!(status(shim, "PPid"), "1");
@@ -54,9 +54,10 @@ fn the_shim_is_inits_child_and_holds_nothing_of_its_host() {
     // The container's own parent is the shim, and it has its three streams and no other descriptor.
     let pid = answer.task_pid.cast_signed();
     assert_eq!(status(pid, "PPid"), shim.to_string());
-    assert_eq!(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 3);
+    until("it has executed its program", || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() == 3);
     assert_eq!(status(pid, "SigBlk"), "0000000000000000");
-    assert_eq!(status(pid, "SigIgn"), "0000000000000000");
+    // Signal 32 is glibc's own; its posix_spawn leaves it so in everything that is started by it.
+    assert_eq!(u64::from_str_radix(&status(pid, "SigIgn"), 16).unwrap() & !(1 << 31), 0);
     // SIGTERM is not what ends it.
     let term = std::process::Command::new("kill").arg(shim.to_string()).status().unwrap();
     assert!(term.success());

@@ -106,7 +106,8 @@ fn stop_asks_first_and_ends_by_force_after_the_grace() {
 #[test]
 fn stop_cancels_a_restart_that_is_waited_for() {
     let bundle = Bundle::new("exit 1");
-    bundle.supervise(|s| s.restart = Restart { policy: Policy::Always, limit: None, initial_ms: 60_000, max_ms: 60_000 });
+    bundle
+        .supervise(|s| s.restart = Restart { policy: Policy::Always, limit: None, initial_ms: 60_000, max_ms: 60_000 });
     let mut client = bundle.run();
     let state = client.watch_until(|state| state.phase == TaskPhase::BackOff).pop().unwrap();
     assert!(state.next_start.is_some());
@@ -128,12 +129,8 @@ fn a_changed_policy_is_told_by_reload() {
 
 #[test]
 fn a_kill_for_want_of_memory_is_known_as_one() {
-    let bundle = Bundle::new("yes > /dev/null & x=$(yes | dd bs=1M count=200 2>/dev/null); echo ${#x}");
-    bundle.edit(|spec| {
-        spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20});
-        // The kernel takes the biggest, and that must be the first process.
-        spec["process"]["oomScoreAdj"] = serde_json::json!(0);
-    });
+    let bundle = Bundle::with_args(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]);
+    bundle.edit(|spec| spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20}));
     let mut client = bundle.run();
     client.wait(&bundle.id).unwrap();
     let state = bundle.state().unwrap();
