@@ -98,15 +98,16 @@ impl From<SnapshotError> for Fault {
         let message = error.to_string();
         let full = matches!(&error, SnapshotError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
         match error {
-            SnapshotError::Io { .. } if full => Fault::new(Class::Runtime, message).help("free space on that file system"),
+            SnapshotError::Io { .. } if full => {
+                Fault::new(Class::Runtime, message).help("free space on that file system")
+            }
             SnapshotError::Io { .. } => Fault::new(Class::Runtime, message),
             SnapshotError::Source { source, .. } => {
                 let inner = Fault::from(source);
                 Fault { message, ..inner }
             }
-            SnapshotError::Stream { .. } | SnapshotError::DiffId { .. } => {
-                Fault::new(Class::Registry, message).help("the image is broken where it was made or pushed; tell its owner")
-            }
+            SnapshotError::Stream { .. } | SnapshotError::DiffId { .. } => Fault::new(Class::Registry, message)
+                .help("the image is broken where it was made or pushed; tell its owner"),
             SnapshotError::Entry { .. } => {
                 Fault::new(Class::Refused, message).help("the layer is malformed or hostile; nothing of it was kept")
             }

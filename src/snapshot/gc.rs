@@ -109,8 +109,8 @@ impl Snapshots {
             if name.to_str().is_some_and(|n| published.contains(n)) {
                 continue;
             }
-            let free = File::open(entry.path())
-                .is_ok_and(|dir| flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok());
+            let free =
+                File::open(entry.path()).is_ok_and(|dir| flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok());
             // Published after we listed the names: whoever publishes holds the directory's lock until then.
             let fresh = store.published()?.iter().any(|(_, n)| n.as_bytes() == name.as_bytes());
             if free && !fresh {

@@ -163,7 +163,9 @@ impl Applier<'_> {
                 | Errno::NFILE
                 | Errno::NOSYS),
             ) => SnapshotError::io(format!("write {name:?} of layer {layer}"), error),
-            Failure::System(error) => SnapshotError::Entry { layer, entry: name, why: io::Error::from(error).to_string() },
+            Failure::System(error) => {
+                SnapshotError::Entry { layer, entry: name, why: io::Error::from(error).to_string() }
+            }
         })
     }
 
@@ -430,10 +432,7 @@ impl Applier<'_> {
             spool.read_exact(&mut path).map_err(failed)?;
             spool.read_exact(&mut seconds).map_err(failed)?;
             spool.read_exact(&mut nanos).map_err(failed)?;
-            let time = Timespec {
-                tv_sec: i64::from_le_bytes(seconds),
-                tv_nsec: i64::from(u32::from_le_bytes(nanos)),
-            };
+            let time = Timespec { tv_sec: i64::from_le_bytes(seconds), tv_nsec: i64::from(u32::from_le_bytes(nanos)) };
             let times = Timestamps { last_access: time, last_modification: time };
             let (parent, name) = split(&path);
             let set = match self.directories.existing(parent) {

@@ -151,7 +151,8 @@ impl Store {
         fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(SnapshotError::at("make", &fs))?;
         let path = draft.directory.join("layer.json");
-        let text = serde_json::to_vec(record).map_err(|e| SnapshotError::io("write layer.json", io::Error::other(e)))?;
+        let text =
+            serde_json::to_vec(record).map_err(|e| SnapshotError::io("write layer.json", io::Error::other(e)))?;
         fs::write(&path, text).map_err(SnapshotError::at("write", &path))?;
         Ok(draft)
     }
@@ -239,8 +240,7 @@ impl Store {
     pub fn remove_tree(&self, directory: &str, name: &[u8]) -> Result<(), SnapshotError> {
         let path = self.path(directory);
         let fd = File::open(&path).map_err(SnapshotError::at("open", &path))?;
-        remove::tree(&fd, name)
-            .map_err(SnapshotError::at("remove", &path.join(std::ffi::OsStr::from_bytes(name))))
+        remove::tree(&fd, name).map_err(SnapshotError::at("remove", &path.join(std::ffi::OsStr::from_bytes(name))))
     }
 }
 

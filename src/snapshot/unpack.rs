@@ -131,6 +131,8 @@ impl Snapshots {
             if store.find(chain).is_none() {
                 // Somebody else's. What is ours below it is published first: they may wait for that.
                 self.publish(chains, &mut ready, &mut claims)?;
+                // Another process may have been first with one of them.
+                lower = chains[..at].iter().filter_map(|below| store.find(below)).collect();
                 self.inner.claims.wait_while_taken(chain);
             }
             match store.find(chain) {
@@ -138,8 +140,6 @@ impl Snapshots {
                 // They failed. What we have above it is dropped, and the next round does all of it.
                 None => return Ok(()),
             }
-            // A published one may stand for a draft of ours that lost; paths in `lower` stay right because
-            // drafts are only dropped after they were settled.
         }
         self.publish(chains, &mut ready, &mut claims)
     }
@@ -209,8 +209,7 @@ impl Snapshots {
     fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
         let store = &self.inner.store;
         let digest = &layer.descriptor.digest;
-        let blob =
-            source.open(layer).map_err(|source| SnapshotError::Source { layer: digest.clone(), source })?;
+        let blob = source.open(layer).map_err(|source| SnapshotError::Source { layer: digest.clone(), source })?;
         let stream = compression::reader(blob)
             .map_err(|e| SnapshotError::Stream { layer: digest.clone(), why: e.to_string() })?;
         let draft = store.draft(record)?;
