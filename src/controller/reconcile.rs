@@ -52,7 +52,8 @@ impl Scope {
         for step in &plan.steps {
             if step.action == Action::Remove
                 && step.key.kind == Kind::Image
-                && step.needs.iter().any(|need| wanted.contains(need))
+                && !step.needs.is_empty()
+                && step.needs.iter().all(|need| wanted.contains(need))
             {
                 wanted.insert(step.key.clone());
             }

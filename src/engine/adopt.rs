@@ -109,7 +109,7 @@ impl Engine {
                         tracing::warn!(%error, "an orphaned cgroup stays");
                     }
                 }
-                cgroup::prune(&engine.host, driver, &parent);
+                cgroup::prune(&engine.host, driver, &parent, &engine.namespaces_in_use());
             }
             let uids: HashSet<String> = {
                 let records = engine.memory.read();

@@ -4,6 +4,7 @@
 //! then the row says that it was started. Order of taking away: task, shim, bundle, network namespace,
 //! snapshot, logs, row. A crash leaves the row, and the row is what the next reconcile repairs by.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,7 +312,7 @@ impl Engine {
 
     async fn ready_image(self: &Arc<Self>, digest: &Digest) -> Result<Image> {
         let image = self.images.load_image(digest, &Platform::host()).map_err(Fault::from)?;
-        if self.memory.read().complete.get(digest) != Some(&true) {
+        if !self.snapshots.is_unpacked(&image) {
             self.unpack(&image, None).await?;
         }
         Ok(image)
@@ -541,13 +542,18 @@ impl Engine {
         .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
     }
 
+    /// Namespaces that have containers: a start under way may be about to use their cgroups.
+    pub(super) fn namespaces_in_use(&self) -> BTreeSet<String> {
+        self.memory.read().containers.keys().map(|(namespace, _)| namespace.clone()).collect()
+    }
+
     /// Directories and cgroups of a namespace in which nothing is left.
     fn remove_empty_directories(&self, namespace: &str) {
         let _ = std::fs::remove_dir(self.config.state.join("tasks").join(namespace));
         let _ = std::fs::remove_dir(self.runtime_root(namespace));
         let _ = std::fs::remove_dir(self.config.log_dir().join(namespace));
         if let Ok(parent) = cgroup::CgroupParent::new(&self.config.cgroup_parent()) {
-            cgroup::prune(&self.host, self.cgroup_driver(), &parent);
+            cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Class, Fault, Result};
 use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
-use crate::manifest::{Resource, ResourceKey};
+use crate::manifest::{Resource, ResourceKey, Spec};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{ReferenceRole, Source};
 use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
@@ -45,18 +45,15 @@ impl Engine {
             source,
             resource: resource.cloned(),
         };
+        let platform = platform_of(resource);
         // The planner gives the digest when it is known: bytes that are here are only named.
         if let Some(digest) = digest
-            && let Some(target) = self.complete_target(digest).await
+            && let Some(target) = self.complete_target(digest, &platform).await
         {
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
-        let platform = resource.and_then(|r| match &r.spec {
-            crate::manifest::Spec::Image(spec) => spec.platform.clone(),
-            _ => None,
-        });
         let options = PullOptions {
-            platform: platform.unwrap_or_else(Platform::host),
+            platform,
             digest: digest.cloned(),
             ..PullOptions::default()
         };
@@ -64,11 +61,11 @@ impl Engine {
     }
 
     /// The descriptor of an image all of which is in the store and unpacked.
-    async fn complete_target(self: &Arc<Self>, digest: &Digest) -> Option<Descriptor> {
+    async fn complete_target(self: &Arc<Self>, digest: &Digest, platform: &Platform) -> Option<Descriptor> {
         let engine = Arc::clone(self);
-        let digest = digest.clone();
+        let (digest, platform) = (digest.clone(), platform.clone());
         tokio::task::spawn_blocking(move || {
-            let image = engine.images.load_image(&digest, &Platform::host()).ok()?;
+            let image = engine.images.load_image(&digest, &platform).ok()?;
             engine.snapshots.is_unpacked(&image).then_some(image.target)
         })
         .await
@@ -127,7 +124,9 @@ impl Engine {
         })
         .await
         .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))??;
-        self.memory.write().complete.insert(image.target.digest.clone(), true);
+        self.memory.write().complete.insert((image.target.digest.clone(), image.platform.clone()), true);
+        // The platform chosen may be a variant of the one asked for.
+        self.memory.write().complete.retain(|_, complete| *complete);
         Ok(())
     }
 
@@ -140,6 +139,11 @@ impl Engine {
         resource: &Resource,
         source: Source,
     ) -> Result<()> {
+        let standing = Standing { role: ReferenceRole::Image, source, resource: Some(resource.clone()) };
+        let platform = platform_of(Some(resource));
+        if let Some(target) = self.complete_target(digest, &platform).await {
+            return self.set_reference(&key.namespace, reference, &target, standing);
+        }
         let _content = self.content.read().await;
         let engine = Arc::clone(self);
         let path = archive.to_owned();
@@ -154,13 +158,8 @@ impl Engine {
             )
             .help("write archives under another name and rename them into place"));
         };
-        let image = self.images.load_image(&found.target.digest, &Platform::host()).map_err(Fault::from)?;
+        let image = self.images.load_image(&found.target.digest, &platform).map_err(Fault::from)?;
         self.unpack(&image, None).await?;
-        let standing = Standing {
-            role: ReferenceRole::Image,
-            source,
-            resource: Some(resource.clone()),
-        };
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
         Ok(())
@@ -171,10 +170,18 @@ impl Engine {
         key: &ResourceKey,
         reference: &Reference,
         from: &Reference,
+        digest: Option<&Digest>,
         resource: &Resource,
         source: Source,
     ) -> Result<()> {
-        let found = self.memory.read().references.get(&(key.namespace.clone(), from.clone())).cloned();
+        let found = {
+            let records = self.memory.read();
+            let of = |name: &Reference| records.references.get(&(key.namespace.clone(), name.clone())).cloned();
+            // A tag outlives its source: the digest that was planned may be its own.
+            of(from)
+                .filter(|record| digest.is_none_or(|digest| record.digest == *digest))
+                .or_else(|| of(reference).filter(|record| Some(&record.digest) == digest))
+        };
         let Some(found) = found else {
             return Err(Fault::new(
                 Class::NotFound,
@@ -372,11 +379,19 @@ impl Engine {
                 }
                 Err(error) => tracing::warn!(%error, "garbage collection of snapshots"),
             }
-            engine.memory.write().complete.retain(|digest, _| roots.contains(digest));
+            engine.memory.write().complete.retain(|(digest, _), _| roots.contains(digest));
             freed
         })
         .await
         .unwrap_or_default()
+    }
+}
+
+/// The platform that an `Image` names, else the node's.
+fn platform_of(resource: Option<&Resource>) -> Platform {
+    match resource.map(|resource| &resource.spec) {
+        Some(Spec::Image(spec)) => spec.platform.clone().unwrap_or_else(Platform::host),
+        _ => Platform::host(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::manifest::ResourceKey;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Platform, Reference};
 use crate::store::{ContainerRecord, DeclaredRecord, NamespaceRecord, ReferenceRecord, Store, StoreError};
 
 /// Namespace and name of a container.
@@ -26,8 +26,8 @@ pub struct Records {
     pub references: BTreeMap<(String, Reference), ReferenceRecord>,
     /// Namespaces with settings.
     pub namespaces: BTreeMap<String, NamespaceRecord>,
-    /// Whether the store and the snapshots hold all of an image; asked of the disk once for each digest.
-    pub complete: HashMap<Digest, bool>,
+    /// Whether the store and the snapshots hold all of an image; asked of the disk once for each digest and platform.
+    pub complete: HashMap<(Digest, Platform), bool>,
 }
 
 /// [`Records`] behind a lock that is never held across an await or a disk write.

@@ -204,8 +204,8 @@ impl Engine {
             (Some(Target::Import { reference, archive, digest, resource }), _) => {
                 self.import(key, reference, archive, digest, resource, source).await
             }
-            (Some(Target::Tag { reference, source: from, resource, .. }), _) => {
-                self.set_tag(key, reference, from, resource, source)
+            (Some(Target::Tag { reference, source: from, digest, resource }), _) => {
+                self.set_tag(key, reference, from, digest.as_ref(), resource, source)
             }
             (Some(Target::Container { resource, digest }), _) => match step.action {
                 Action::Update => self.update_container(key, resource, digest.as_ref(), source).await,

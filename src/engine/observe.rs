@@ -1,6 +1,6 @@
 //! Builds `observed`: what the node has, as far as planning needs it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::image::PullOptions;
 use crate::manifest::{PullPolicy, Spec, pull_policy_or_default};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{
-    ArchivedImage, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference, ObservedTask,
+    ArchivedImage, Declared, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference, ObservedTask,
     ReferenceRole, Source,
 };
 use crate::shim::protocol::TaskPhase;
@@ -33,8 +33,10 @@ impl Engine {
     /// What is there, including what registries and archives answer for what is desired.
     pub async fn observe(self: &Arc<Self>, desired: &Desired, freshness: Freshness) -> Observed {
         let mut observed = Observed::default();
+        let platforms = declared_platforms(desired);
         let (unknown, mut digests) = {
             let records = self.memory.read();
+            let host = Platform::host();
             for (name, record) in &records.namespaces {
                 if let Spec::Namespace(spec) = &record.resource.spec {
                     observed.namespaces.insert(
@@ -49,9 +51,11 @@ impl Engine {
             }
             let mut unknown = BTreeSet::new();
             for (key, record) in &records.references {
-                let complete = records.complete.get(&record.digest).copied();
+                let platform = platforms.get(key).cloned().unwrap_or_else(|| host.clone());
+                let asked = (record.digest.clone(), platform);
+                let complete = records.complete.get(&asked).copied();
                 if complete.is_none() {
-                    unknown.insert(record.digest.clone());
+                    unknown.insert((key.clone(), asked));
                 }
                 observed.references.insert(
                     key.clone(),
@@ -75,18 +79,21 @@ impl Engine {
         if !unknown.is_empty() {
             let engine = Arc::clone(self);
             digests = tokio::task::spawn_blocking(move || {
-                unknown.into_iter().map(|digest| (engine.is_complete(&digest), digest)).collect()
+                unknown
+                    .into_iter()
+                    .map(|(key, asked)| (engine.is_complete(&asked.0, &asked.1), key, asked))
+                    .collect()
             })
             .await
             .unwrap_or_default();
         }
         if !digests.is_empty() {
             let mut records = self.memory.write();
-            for (complete, digest) in digests {
-                for reference in observed.references.values_mut().filter(|r| r.digest == digest) {
+            for (complete, key, asked) in digests {
+                if let Some(reference) = observed.references.get_mut(&key) {
                     reference.complete = complete;
                 }
-                records.complete.insert(digest, complete);
+                records.complete.insert(asked, complete);
             }
         }
         self.ask_registries(desired, &mut observed, freshness).await;
@@ -120,9 +127,9 @@ impl Engine {
     }
 
     /// Whether every blob is in the store and every layer unpacked. Asks the disk.
-    pub(super) fn is_complete(&self, digest: &Digest) -> bool {
+    fn is_complete(&self, digest: &Digest, platform: &Platform) -> bool {
         self.images
-            .load_image(digest, &Platform::host())
+            .load_image(digest, platform)
             .is_ok_and(|image| self.snapshots.is_unpacked(&image))
     }
 
@@ -251,6 +258,18 @@ impl Engine {
             observed.archives.insert(archive, answer);
         }
     }
+}
+
+/// Platforms other than the node's, by the reference that an `Image` declares.
+fn declared_platforms(desired: &Desired) -> BTreeMap<(String, Reference), Platform> {
+    let platform = |declared: &Declared| match &declared.resource.spec {
+        Spec::Image(spec) => {
+            let key = (declared.resource.metadata.namespace.clone(), spec.reference.clone()?);
+            Some((key, spec.platform.clone()?))
+        }
+        _ => None,
+    };
+    desired.resources.values().filter_map(platform).collect()
 }
 
 /// A digest serves five minutes, a failure one; somebody who gives a command asks anew.
