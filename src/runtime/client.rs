@@ -316,3 +316,80 @@ fn wire_options(options: &RuncOptions) -> Result<Any, RuntimeError> {
         .map_err(|error| RuntimeError::io("encoding options for", &options.binary, std::io::Error::other(error)))?;
     Ok(any)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::time::Instant;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+
+    // What is closed here may stay open for a moment in a child that another test forks and that has not reached
+    // `execve` yet: so these look until it is closed.
+
+    fn bundle() -> (tempfile::TempDir, PathBuf) {
+        let state = tempfile::tempdir().unwrap();
+        let bundle = state.path().join("tasks/shop/web");
+        std::fs::create_dir_all(&bundle).unwrap();
+        (state, bundle)
+    }
+
+    #[tokio::test]
+    async fn a_silent_shim_is_late_and_a_closing_one_is_gone() {
+        let (_state, bundle) = bundle();
+        let listener = UnixListener::bind(bundle.join(SOCKET_FILE)).unwrap();
+        let client = ShimClient::connect(&bundle).await.unwrap();
+        let (mut silent, _) = listener.accept().await.unwrap();
+        let after = Duration::from_millis(20);
+        let error = client.request("x", "State", vec![], Some(after)).await.unwrap_err();
+        assert_eq!(error.to_string(), "State of shop/web took longer than 20ms");
+        assert!(!error.shim_is_gone());
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.wait().await }
+        });
+        // Both requests arrive before the shim goes.
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains("Wait") {
+            silent.read_buf(&mut seen).await.unwrap();
+        }
+        drop(silent);
+        assert!(waiting.await.unwrap().unwrap_err().shim_is_gone());
+        assert!(client.state().await.unwrap_err().shim_is_gone());
+        drop(listener);
+        // The socket of a dead shim is still there, and nobody behind it.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let error = loop {
+            match ShimClient::connect(&bundle).await {
+                Err(error) => break error,
+                Ok(_) => assert!(Instant::now() < deadline),
+            }
+        };
+        assert!(error.shim_is_gone());
+    }
+
+    #[test]
+    fn the_lock_tells_whether_a_shim_lives() {
+        let (_state, bundle) = bundle();
+        assert!(!shim_alive(&bundle));
+        let file = File::create(bundle.join(LOCK_FILE)).unwrap();
+        assert!(!shim_alive(&bundle));
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
+        assert!(shim_alive(&bundle));
+        assert!(shim_alive(&bundle));
+        drop(file);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while shim_alive(&bundle) {
+            assert!(Instant::now() < deadline);
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_not_whole_is_none() {
+        let (_state, bundle) = bundle();
+        assert_eq!(read_state(&bundle), None);
+        std::fs::write(bundle.join(STATE_FILE), "{\"seq\": 1").unwrap();
+        assert_eq!(read_state(&bundle), None);
+    }
+}

@@ -118,6 +118,10 @@ fn kill(directory: &Path, deadline: Instant) -> Result<(), RuntimeError> {
         if pids.is_empty() {
             return Ok(());
         }
+        if Instant::now() >= deadline {
+            let pids = pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect();
+            return Err(RuntimeError::CgroupBusy { cgroup: directory.to_owned(), pids });
+        }
         // Open handles first and look again: a pid that is still in the cgroup belongs to its handle.
         let handles: Vec<(i32, OwnedFd)> = pids
             .iter()
@@ -137,17 +141,8 @@ fn kill(directory: &Path, deadline: Instant) -> Result<(), RuntimeError> {
         for (_, handle) in &handles {
             await_end(handle, deadline);
         }
-        if Instant::now() >= deadline {
-            let pids = processes(directory).into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect::<Vec<_>>();
-            if pids.is_empty() {
-                return Ok(());
-            }
-            return Err(RuntimeError::CgroupBusy { cgroup: directory.to_owned(), pids });
-        }
-        if handles.is_empty() {
-            // Ended but not reaped: listed, without a handle.
-            std::thread::sleep(RETRY);
-        }
+        // Those that ended stay listed until their parent reaps them.
+        std::thread::sleep(RETRY);
     }
 }
 
