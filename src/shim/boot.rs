@@ -17,14 +17,16 @@ use sha2::{Digest, Sha256};
 
 use super::args::Args;
 use super::note::note;
-use super::protocol::{LOCK_FILE, SOCKET_FILE, SUPERVISION_FILE};
-use super::record;
+use super::protocol::{LOCK_FILE, SOCKET_FILE};
 use super::server::{Server, signals};
 
 /// Longest path that a socket address holds.
 const LONGEST_ADDRESS: usize = 107;
 /// Where containerd's shims put sockets, for hosts whose bundles have long paths.
 const SHORT_DIR: &str = "/run/containerd/s";
+
+/// Somebody who only looks whether a shim lives holds the lock for an instant.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// Why a shim did not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,7 @@ pub fn lock(bundle: &Path, patience: Duration) -> Result<File, BootError> {
 fn addresses(args: &Args, bundle: &Path) -> (PathBuf, PathBuf) {
     let told = bundle.join(SOCKET_FILE);
     // Our own engine reaches long paths through a descriptor of the bundle; another host dials what it is told.
-    if told.as_os_str().len() <= LONGEST_ADDRESS || bundle.join(SUPERVISION_FILE).exists() {
+    if told.as_os_str().len() <= LONGEST_ADDRESS || args.address.is_empty() {
         return (PathBuf::from(SOCKET_FILE), told);
     }
     let mut name = String::new();
@@ -112,10 +114,10 @@ fn listen(path: &Path) -> Result<OwnedFd, BootError> {
 
 /// Binds, forks twice, prints the address and returns in the host's child; serves in the grandchild.
 pub fn start(args: &Args, bundle: &Path) -> Result<(), BootError> {
-    let lock = lock(bundle, Duration::ZERO)?;
+    let lock = lock(bundle, PROBE)?;
     let (bound, told) = addresses(args, bundle);
     let listener = listen(&bound)?;
-    if !bundle.join(SUPERVISION_FILE).exists() {
+    if !args.address.is_empty() {
         // containerd finds the shim again by this file after its own restart.
         std::fs::write(bundle.join("address"), format!("unix://{}", told.display())).map_err(on("address"))?;
     }
@@ -135,7 +137,7 @@ pub fn start(args: &Args, bundle: &Path) -> Result<(), BootError> {
             std::process::exit(1);
         }
     }
-    let code = match serve(args, bundle, listener) {
+    let code = match serve(args, listener) {
         Ok(()) => {
             let _ = std::fs::remove_file(&bound);
             let _ = std::fs::remove_file(bundle.join(LOCK_FILE));
@@ -157,7 +159,7 @@ fn fork() -> nix::Result<bool> {
     Ok(matches!(forked, ForkResult::Parent { .. }))
 }
 
-fn serve(args: &Args, bundle: &Path, listener: OwnedFd) -> Result<(), BootError> {
+fn serve(args: &Args, listener: OwnedFd) -> Result<(), BootError> {
     // The host reads our standard output to its end.
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(on("/dev/null"))?;
     let null = null.as_fd();
@@ -165,12 +167,6 @@ fn serve(args: &Args, bundle: &Path, listener: OwnedFd) -> Result<(), BootError>
     rustix::stdio::dup2_stdout(null).map_err(on("/dev/null"))?;
     rustix::stdio::dup2_stderr(null).map_err(on("/dev/null"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(on("sub-reaper"))?;
-    if let Ok(Some(supervision)) = record::supervision(bundle)
-        && let Some(adj) = supervision.oom_score_adj
-    {
-        // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
-        let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
-    }
     let mut server = Server::new(listener, args.namespace.clone()).map_err(on("the event loop"))?;
     server.run().map_err(on("the event loop"))
 }

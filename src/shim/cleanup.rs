@@ -29,12 +29,11 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
         Ok(Some(supervision)) => {
             Runtime { binary: supervision.runtime, root: supervision.runtime_root, systemd: supervision.systemd_cgroup }
         }
-        // Whatever options there were, the shim that knew them is dead.
-        _ => Runtime {
+        _ => record::load_runtime(bundle).unwrap_or_else(|| Runtime {
             binary: "runc".into(),
             root: Path::new("/run/containerd/runc").join(&args.namespace),
             systemd: false,
-        },
+        }),
     };
     let state_dir = runtime.state_dir(&args.id);
     let groups = groups(bundle, &state_dir);
@@ -55,7 +54,7 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     }
     for group in &groups {
         // Gone already, or still holds something that is not ours to end.
-        let _ = std::fs::remove_dir(group);
+        Cgroup::remove(group);
     }
     let rootfs = bundle.join("rootfs");
     if !mounts::unmount_all(&rootfs) {
@@ -77,6 +76,7 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
 /// Ends what is in the groups and waits until they are empty.
 fn kill(groups: &[PathBuf]) {
     let until = Instant::now() + KILL_PATIENCE;
+    groups.iter().for_each(|dir| Cgroup::at(dir.clone()).thaw());
     loop {
         let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).signal_all(Signal::KILL)).sum();
         if left == 0 || Instant::now() >= until {

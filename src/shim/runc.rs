@@ -44,7 +44,7 @@ impl Verb {
 }
 
 /// Which runtime, and how it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Runtime {
     /// Path, or a name found in `PATH`.
     pub binary: PathBuf,

@@ -75,5 +75,9 @@ fn start_and_memory() {
     let before = switches();
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(switches(), before, "an idle shim wakes up");
+    if std::env::var_os("PAUSE").is_some() {
+        eprintln!("PID {pid}");
+        std::thread::sleep(Duration::from_secs(6));
+    }
     until("all are up", || bundles.iter().all(|bundle| bundle.state().is_some()));
 }
