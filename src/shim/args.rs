@@ -25,7 +25,7 @@ pub struct Args {
     pub id: String,
     /// The bundle; `None` is the working directory.
     pub bundle: Option<PathBuf>,
-    /// Where the host takes events; containerd always says, our own engine never does.
+    /// Where the host takes events.
     pub address: String,
     /// Write down more.
     pub debug: bool,

@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitStatus};
 use super::spawn::spawn;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
-const LOG: &str = "runc.log";
+pub const LOG: &str = "runc.log";
 /// File in the bundle with the process id of the container's first process.
 const PID_FILE: &str = "init.pid";
 /// Bytes of the end of the log that are looked at.

@@ -140,3 +140,21 @@ fn a_runtime_that_says_rubbish_or_nothing_is_an_error_with_its_words() {
         assert!(!bundle.is_mounted());
     }
 }
+
+#[test]
+fn an_execution_that_a_dead_shim_had_begun_does_not_outlive_the_clean_up() {
+    let bundle = Bundle::new("true");
+    let pid_file = bundle.dir.path().join("hanging");
+    fake_runtime(&bundle, &format!("sleep 1000 & echo $! > {}; wait", pid_file.display()));
+    bundle.supervise(|s| s.runtime = bundle.dir.path().join("fake-runtime"));
+    let mut client = bundle.shim();
+    let request = containerd_shim_protos::protobuf::Message::write_to_bytes(&bundle.request()).unwrap();
+    client.send(crate::client::TASK, "Create", request);
+    let hanging = || std::fs::read_to_string(&pid_file).unwrap_or_default().trim().parse::<u32>().ok();
+    until("the runtime hangs", || hanging().is_some());
+    crate::bundle::kill9(bundle.shim_pid().unwrap());
+    assert!(crate::bundle::alive(hanging().unwrap()));
+    assert!(bundle.bootstrap("delete").status.success());
+    assert!(!crate::bundle::alive(hanging().unwrap()));
+    bundle.assert_nothing_is_left();
+}

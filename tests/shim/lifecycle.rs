@@ -256,6 +256,21 @@ fn a_bundle_whose_path_is_longer_than_a_socket_address_works() {
     assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 0);
 }
 
+#[test]
+fn a_host_that_only_knows_addresses_gets_a_short_one_for_a_long_bundle() {
+    let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
+    let bundle = Bundle::beneath(&long, &["true"]);
+    fs::remove_file(bundle.path.join("bayplan.json")).unwrap();
+    let output = bundle.bootstrap_for("/nonexistent/containerd.sock", "start");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let path = std::path::PathBuf::from(told.strip_prefix("unix://").unwrap());
+    assert!(path.as_os_str().len() <= 107, "{told}");
+    assert_eq!(fs::read_to_string(bundle.path.join("address")).unwrap(), told);
+    let mut client = Client { socket: std::os::unix::net::UnixStream::connect(&path).unwrap(), stream: 1 };
+    client.shutdown();
+    until("the shim goes with its link", || fs::symlink_metadata(&path).is_err());
+}
+
 trait Permissions {
     fn permissions_mode(&self) -> u32;
 }
