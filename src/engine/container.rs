@@ -352,6 +352,10 @@ impl Engine {
             self.take_down(id, record).await?;
         }
         let bundle = Bundle::create(&self.config.state, &id.0, &id.1).map_err(Fault::from)?;
+        let supervision = self.supervision(id, spec, record, options.lost)?;
+        let first_attempt = supervision.first_attempt;
+        // The shim reads it first thing, for its own oom score.
+        bundle.write_supervision(&supervision).map_err(Fault::from)?;
         let launch = {
             let launch = Launch {
                 shim_binary: self.config.shim_path(),
@@ -362,12 +366,10 @@ impl Engine {
             };
             tokio::spawn(async move { ShimClient::launch(&launch).await })
         };
-        let supervision = self.supervision(id, spec, record, options.lost)?;
-        let first_attempt = supervision.first_attempt;
         let prepared = {
             let (engine, record, image, bundle) = (Arc::clone(self), record.clone(), image.clone(), bundle.clone());
             let terminal = options.stdio.terminal;
-            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, &supervision, terminal)).await
+            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, terminal)).await
         };
         let client = launch
             .await
@@ -417,11 +419,9 @@ impl Engine {
         record: &ContainerRecord,
         image: &Image,
         bundle: &Bundle,
-        supervision: &Supervision,
         terminal: bool,
     ) -> Result<Prepared> {
         let spec = container_spec(&record.resource)?;
-        bundle.write_supervision(supervision).map_err(Fault::from)?;
         let mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
         let netns = if spec.host_network {
             None
