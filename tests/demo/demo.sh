@@ -154,8 +154,8 @@ spec:
     extra:
       images: [{archive: m/images/busybox.tar, reference: registry.local/busybox:1.35}]
       containers:
-        lamp: {image: registry.local/busybox:1.35, command: [sleep, "100000"]}
-        bell: {image: registry.local/busybox:1.35, command: [sleep, "100000"]}
+        lamp: {image: registry.local/busybox:1.35, command: [sleep, "100000"], stopSignal: SIGKILL}
+        bell: {image: registry.local/busybox:1.35, command: [sleep, "100000"], stopSignal: SIGKILL}
 MANIFEST
 run cat new.yaml
 show "bayplan $socket diff -f new.yaml; echo \$?"
@@ -213,7 +213,7 @@ spec: {archive: m/images/busybox.tar, reference: registry.local/busybox:1.35}
 apiVersion: bayplan.dev/v1
 kind: Container
 metadata: {name: one}
-spec: {image: registry.local/busybox:1.35, command: [sleep, "100000"]}
+spec: {image: registry.local/busybox:1.35, command: [sleep, "100000"], stopSignal: SIGKILL}
 MANIFEST
 run bayplan $dirs apply -f one.yaml
 wait_for 20 "default/one runs" is default/one phase Running

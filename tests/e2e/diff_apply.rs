@@ -43,6 +43,7 @@ fn databases(dir: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
+#[track_caller]
 fn check(node: &TestNode, path: &str, expected: &[&str]) {
     let diff = node.bayplan(&["diff", "-f", path]).exits(1);
     assert_eq!(diff.steps(), expected, "{}", diff.stdout);

@@ -52,6 +52,8 @@ impl Image {
         });
         let mut config = Map::new();
         config.insert("Env".into(), json!(["PATH=/bin:/usr/bin"]));
+        // Process 1 ignores SIGTERM unless it handles it; nobody here waits for grace periods to pass.
+        config.insert("StopSignal".into(), json!("SIGKILL"));
         Self { layers: vec![layer.clone()], config }
     }
 

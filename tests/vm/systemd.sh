@@ -63,12 +63,13 @@ spec:
         web:
           image: registry.local/busybox:1.35
           command: [sleep, "1000000"]
+          stopSignal: SIGKILL
           resources: {limits: {memory: 64Mi, cpu: 250m, pids: 30}}
-        api: {image: registry.local/busybox:1.35, command: [sleep, "1000000"]}
+        api: {image: registry.local/busybox:1.35, command: [sleep, "1000000"], stopSignal: SIGKILL}
     office:
       images: [{archive: /srv/images/busybox.tar, reference: registry.local/busybox:1.35}]
       containers:
-        desk: {image: registry.local/busybox:1.35, command: [sleep, "1000000"]}
+        desk: {image: registry.local/busybox:1.35, command: [sleep, "1000000"], stopSignal: SIGKILL}
 MANIFEST
 mv /etc/bayplan/manifests/.new /etc/bayplan/manifests/shop.yaml
 wait_for "all containers run" everything_runs
