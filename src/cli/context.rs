@@ -23,6 +23,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// Lets go of the node, if one was asked for.
+    pub(super) fn forget_node(&mut self) {
+        self.node = None;
+    }
+
     /// A context that has looked at nothing yet.
     pub fn new(global: Global, ui: Ui) -> Self {
         Self { global, ui, now: Timestamp::now(), config: None, node: None }
