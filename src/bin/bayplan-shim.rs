@@ -1,3 +1,5 @@
 //! The `bayplan-shim` binary; also answers to `containerd-shim-bayplan-v1`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    bayplan::shim::main()
+}

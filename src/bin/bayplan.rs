@@ -1,3 +1,7 @@
 //! The `bayplan` binary: the command line, and with `bayplan daemon` the controller.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bayplan::cli::main()
+}

@@ -1,1 +1,243 @@
-//! engine.
+//! Executes steps, builds `observed`, adopts at start what still lives and cleans up what does not.
+//!
+//! Invariant: every effect is idempotent, and ordered so that a crash between any two is repaired by the
+//! next reconcile: a container's row is committed before anything of it is made and forgotten after
+//! everything of it is gone. The engine owns no container: shims do. Steps flow in; task states, events and
+//! `observed` flow out. May use [`crate::image`], [`crate::snapshot`], [`crate::runtime`], [`crate::network`]
+//! and [`crate::store`]; knows neither sources nor the API.
+
+mod adopt;
+mod container;
+mod events;
+mod image;
+mod keyed;
+pub mod lock;
+mod memory;
+mod monitor;
+mod observe;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::{Class, Fault, Result};
+use crate::image::{Images, Progress, RegistryConfig};
+use crate::manifest::{Kind, ResourceKey};
+use crate::oci::{Digest, Reference};
+use crate::plan::{Action, Source, Step, Target};
+use crate::runtime::{Bundle, HostFacts};
+use crate::shim::protocol::Exit;
+use crate::snapshot::Snapshots;
+use crate::store::{EventType, Store};
+
+pub use container::{Launched, Making, StartOptions, TaskStdio, container_key};
+pub use image::Freed;
+pub use observe::Freshness;
+pub use events::EventLog;
+pub use memory::{ContainerKey, Memory, Records};
+pub use monitor::Task;
+
+/// The node's effects behind one door. Cheap to share behind an [`Arc`].
+pub struct Engine {
+    config: Config,
+    store: Store,
+    memory: Memory,
+    images: Images,
+    snapshots: Snapshots,
+    host: HostFacts,
+    events: EventLog,
+    tasks: Mutex<HashMap<ContainerKey, Task>>,
+    busy: Mutex<HashMap<ResourceKey, Busy>>,
+    keys: keyed::KeyedLocks<ResourceKey>,
+    wishes: Mutex<HashMap<ContainerKey, container::Wishes>>,
+    // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
+    departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
+    answers: Mutex<HashMap<Reference, (Instant, std::result::Result<Digest, String>)>>,
+    // Counts what may matter to a plan or to somebody who waits.
+    generation: watch::Sender<u64>,
+    // Pulls share it; the garbage collector has it alone.
+    content: tokio::sync::RwLock<()>,
+    // Held while the engine lives.
+    _lock: lock::NodeLock,
+}
+
+/// What a resource is in the middle of, for listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    /// Its image is on its way.
+    Pulling,
+    /// It is being made or changed.
+    Working,
+    /// It is being taken away.
+    Removing,
+}
+
+impl Engine {
+    /// Takes the node's lock, opens what is kept, and adopts every task that lives.
+    ///
+    /// Must run inside a tokio runtime. Refused when another process has the lock.
+    pub async fn open(config: Config) -> Result<Arc<Self>> {
+        let root = config.root.clone();
+        let state = config.state.clone();
+        make_directory(&root)?;
+        make_directory(&state)?;
+        let lock = lock::NodeLock::take(&root, &state)?;
+        let store = Store::open(&root)?;
+        let memory = Memory::load(&store)?;
+        let events = EventLog::open(&store, config.events.keep)?;
+        let registry = RegistryConfig {
+            plain_http_hosts: config.registry.plain_http.clone(),
+            auth_files: config.registry.auth_files.clone(),
+            concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+            ..RegistryConfig::default()
+        };
+        let images = Images::open(&root, registry)?;
+        let snapshots = Snapshots::open(&root)?;
+        let host = HostFacts::detect()?;
+        let engine = Arc::new(Self {
+            config,
+            store,
+            memory,
+            images,
+            snapshots,
+            host,
+            events,
+            tasks: Mutex::default(),
+            busy: Mutex::default(),
+            keys: keyed::KeyedLocks::default(),
+            wishes: Mutex::default(),
+            departed: Mutex::default(),
+            answers: Mutex::default(),
+            generation: watch::Sender::new(0),
+            content: tokio::sync::RwLock::default(),
+            _lock: lock,
+        });
+        engine.adopt().await;
+        Ok(engine)
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The records.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The snapshots.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// What this machine can do.
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
+    /// The event log.
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    /// Changes whenever something did that may matter to a plan or to somebody who waits.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Says that something did.
+    pub fn touch(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Records an event.
+    pub fn event(&self, key: &ResourceKey, kind: EventType, reason: &str, message: impl Into<String>) {
+        self.events.record(&self.store, key, kind, reason, message.into());
+    }
+
+    /// What a resource is in the middle of.
+    pub fn busy(&self, key: &ResourceKey) -> Option<Busy> {
+        lock_of(&self.busy).get(key).copied()
+    }
+
+    /// Carries out one step. Idempotent: a step that was carried out before does nothing again.
+    pub async fn execute(self: &Arc<Self>, step: &Step, progress: Option<Progress>) -> Result<()> {
+        let _key = self.keys.lock(&step.key).await;
+        let busy = match (&step.target, step.action) {
+            (_, Action::Remove) => Busy::Removing,
+            (Some(Target::Pull { .. } | Target::Import { .. }), _) => Busy::Pulling,
+            _ => Busy::Working,
+        };
+        lock_of(&self.busy).insert(step.key.clone(), busy);
+        let result = self.dispatch(step, progress).await;
+        lock_of(&self.busy).remove(&step.key);
+        match &result {
+            Ok(()) => {}
+            Err(fault) => self.event(&step.key, EventType::Warning, "Failed", fault.message.clone()),
+        }
+        self.touch();
+        result
+    }
+
+    async fn dispatch(self: &Arc<Self>, step: &Step, progress: Option<Progress>) -> Result<()> {
+        let key = &step.key;
+        let source = step.source.clone().unwrap_or(Source::Cli);
+        match (&step.target, key.kind) {
+            (Some(Target::Namespace(resource)), _) => self.set_namespace(key, resource, source),
+            (Some(Target::Pull { reference, digest, resource }), _) => {
+                self.pull(key, reference, digest.as_ref(), resource.as_ref(), source, progress).await
+            }
+            (Some(Target::Import { reference, archive, digest, resource }), _) => {
+                self.import(key, reference, archive, digest, resource, source).await
+            }
+            (Some(Target::Tag { reference, source: from, digest, resource }), _) => {
+                self.set_tag(key, reference, from, digest.as_ref(), resource, source)
+            }
+            (Some(Target::Container { resource, digest }), _) => match step.action {
+                Action::Update => self.update_container(key, resource, digest.as_ref(), source).await,
+                Action::Start => {
+                    if !step.changes.is_empty() {
+                        self.update_container(key, resource, digest.as_ref(), source).await?;
+                    }
+                    self.start_again(key).await
+                }
+                _ => self.make_container(key, resource, digest.as_ref(), source).await,
+            },
+            (None, Kind::Container) => self.remove_container(&(key.namespace.clone(), key.name.clone())).await,
+            (None, Kind::Image | Kind::Tag) => self.remove_reference(key),
+            (None, Kind::Namespace) => self.remove_namespace(&key.name),
+        }
+    }
+
+    /// Where a container's bundle is while it has a task.
+    pub fn bundle(&self, key: &ContainerKey) -> Result<Bundle> {
+        Bundle::at(&self.config.state, &key.0, &key.1).map_err(Fault::from)
+    }
+}
+
+fn make_directory(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(|error| {
+        Fault::new(Class::Runtime, format!("directory {}: {error}", path.display()))
+            .help("bayplan works as root; --root and --state choose other directories")
+    })
+}
+
+/// A poisoned lock still guards sound data here: nothing is left half-written under any of them.
+fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

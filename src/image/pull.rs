@@ -175,6 +175,23 @@ impl Images {
         Err(ImageError::Platform { image: name.to_owned(), wanted: options.platform.clone(), offered })
     }
 
+    async fn fetch_one(
+        &self,
+        session: &Session,
+        descriptor: &Descriptor,
+        progress: &Progress,
+    ) -> Result<(), ImageError> {
+        let tell = |state| {
+            let (reference, digest) = (session.reference().clone(), descriptor.digest.clone());
+            progress(ProgressEvent { reference, digest, state });
+        };
+        tell(ProgressState::Waiting);
+        let bytes = |done| tell(ProgressState::Downloading { done, total: descriptor.size });
+        self.inner.fetcher.fetch(session, descriptor, &bytes).await?;
+        tell(ProgressState::Done);
+        Ok(())
+    }
+
     async fn fetch_all(
         &self,
         session: &Session,
@@ -183,21 +200,12 @@ impl Images {
         progress: &Progress,
     ) -> Result<(), ImageError> {
         let mut seen = HashSet::new();
-        let mut fetches: FuturesUnordered<_> = std::iter::once(config)
-            .chain(layers)
-            .filter(|descriptor| seen.insert(&descriptor.digest))
-            .map(|descriptor| async move {
-                let tell = |state| {
-                    let (reference, digest) = (session.reference().clone(), descriptor.digest.clone());
-                    progress(ProgressEvent { reference, digest, state });
-                };
-                tell(ProgressState::Waiting);
-                let bytes = |done| tell(ProgressState::Downloading { done, total: descriptor.size });
-                self.inner.fetcher.fetch(session, descriptor, &bytes).await?;
-                tell(ProgressState::Done);
-                Ok(())
-            })
-            .collect();
+        let mut fetches = FuturesUnordered::new();
+        for descriptor in std::iter::once(config).chain(layers) {
+            if seen.insert(&descriptor.digest) {
+                fetches.push(self.fetch_one(session, descriptor, progress));
+            }
+        }
         // The first failure ends the others: dropped, their streams close and what they have is kept.
         while let Some(result) = fetches.next().await {
             result?;

@@ -214,39 +214,48 @@ pub struct ContainerSpec {
     pub working_dir: Option<String>,
     /// Environment, over the image's; a map, or Kubernetes' list of `{name, value}`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    #[schemars(schema_with = "super::short_forms::env")]
     pub env: IndexMap<String, String>,
     /// `uid[:gid]` or names from the image's own passwd and group. Default: the image's, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::short_forms::text_or_number")]
     pub user: Option<String>,
     /// Host name inside. Default: the container's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Terminal (`tty: true`) for the main process.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub tty: bool,
     /// Bind and tmpfs mounts; short form `SOURCE:TARGET[:ro,…]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::short_forms::mounts")]
     pub mounts: Vec<Mount>,
     /// The node's network instead of a network namespace of its own.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub host_network: bool,
     /// Limits of memory, processor time and processes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
     /// What the shim does after an exit.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "Always"))]
     pub restart: RestartPolicy,
     /// At most this many restarts in a row; no limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub restart_limit: Option<u32>,
     /// How long the shim waits before a restart.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backoff: Backoff,
     /// What a stop sends first. Default: the image's STOPSIGNAL, else SIGTERM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::short_forms::text_or_number")]
     pub stop_signal: Option<String>,
     /// Seconds between the stop signal and SIGKILL.
     #[serde(default = "default_grace", skip_serializing_if = "is_default_grace")]
+    #[schemars(extend("default" = 30))]
     pub termination_grace_period_seconds: u32,
     /// Privileges.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -327,12 +336,14 @@ pub struct Mount {
     pub target: String,
     /// Read-only.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub read_only: bool,
     /// Further mount options, such as `rbind`, `noexec`, `size=64m`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
     /// Make a missing bind source as a directory, instead of failing.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub create: bool,
 }
 
@@ -370,6 +381,7 @@ pub struct Limits {
     pub cpu: Option<Quantity>,
     /// Processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub pids: Option<i64>,
 }
 
@@ -418,12 +430,14 @@ impl Default for Backoff {
 pub struct SecurityContext {
     /// Every capability, every device, nothing masked.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub privileged: bool,
     /// Capabilities over and under the default set.
     #[serde(default, skip_serializing_if = "is_default")]
     pub capabilities: Capabilities,
     /// The root file system cannot be written.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub read_only_root_filesystem: bool,
     /// User id; wins over `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -456,8 +470,10 @@ pub struct Rlimit {
     #[serde(rename = "type")]
     pub kind: String,
     /// The limit in force.
+    #[schemars(schema_with = "super::short_forms::rlimit")]
     pub soft: u64,
     /// What the process may raise it to.
+    #[schemars(schema_with = "super::short_forms::rlimit")]
     pub hard: u64,
 }
 
@@ -470,6 +486,7 @@ pub struct Logs {
     pub max_size: Quantity,
     /// Files kept of one attempt, the current one included. Default 5.
     #[serde(default = "Logs::default_files")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub max_files: u32,
 }
 

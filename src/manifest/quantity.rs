@@ -177,7 +177,7 @@ impl fmt::Display for Span {
             return f.write_str("0s");
         }
         for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-            if self.millis % length == 0 {
+            if self.millis.is_multiple_of(length) {
                 return write!(f, "{}{unit}", self.millis / length);
             }
         }

@@ -61,6 +61,13 @@ pub struct Declared {
     pub fields: BTreeMap<String, Place>,
 }
 
+impl Declared {
+    /// Where this field (`spec.image`) was written, else where the resource was.
+    pub fn place_of(&self, field: &str) -> Option<Place> {
+        self.fields.get(field).or(self.place.as_ref()).cloned()
+    }
+}
+
 /// All that is wanted on the node, from every source.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
@@ -172,7 +179,9 @@ pub enum Action {
     Update,
     /// `-/+`: take it away and make it anew.
     Replace,
-    /// `>`: start the task of a container that is otherwise as wanted.
+    /// `>`: start the task of a container that is made already. Its step's changes, if any, are ones that
+    /// are made in place; they are made first, as by an update. What is left of a task that ended is cleared
+    /// before either, so that a crash in between leaves a container that is seen as not started.
     Start,
     /// `-`: take it away.
     Remove,
@@ -220,6 +229,24 @@ pub struct Step {
     /// What to bring about; absent for a removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// Who declares it, to be recorded with it; absent for a removal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+impl Step {
+    /// The step that takes this away.
+    pub(super) fn removal(key: ResourceKey, reason: &str) -> Self {
+        let reason = reason.into();
+        Self { action: Action::Remove, key, reason, changes: Vec::new(), needs: Vec::new(), target: None, source: None }
+    }
+}
+
+/// `-/+ container shop/web: env.TZ "UTC" → "CET"`.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.action.mark(), self.key, self.reason)
+    }
 }
 
 /// What a step brings about: all that the executor needs, so that it decides nothing.
@@ -227,16 +254,18 @@ pub struct Step {
 pub enum Target {
     /// Apply a namespace's settings.
     Namespace(Resource),
-    /// Have this reference point at an image fetched from its registry.
+    /// Have this reference point at an image fetched from its registry. When the digest is known and all of
+    /// it is in the store, only the reference (role, labels, source) is written and no registry is asked.
     Pull {
         /// The reference.
         reference: Reference,
-        /// The digest to fetch, where a registry was asked; else whatever the reference gives.
+        /// The digest it gets; absent when none is known yet, then whatever the registry gives for it.
         digest: Option<Digest>,
         /// The `Image` behind it; absent when a container implies it.
         resource: Option<Resource>,
     },
-    /// Have this reference point at an image of an archive.
+    /// Have this reference point at an image of an archive. When all of it is in the store, only the
+    /// reference is written and the archive is not read.
     Import {
         /// The reference it gets.
         reference: Reference,
@@ -244,7 +273,8 @@ pub enum Target {
         archive: String,
         /// Which image of it.
         digest: Digest,
-        /// The `Image` behind it.
+        /// The `Image` behind it. For an archive that names its images itself, one for this image: named by
+        /// the reference, with the manifest's name as its annotation [`crate::manifest::HANDLE`].
         resource: Resource,
     },
     /// Have this reference point at what another points at.
@@ -267,6 +297,17 @@ pub enum Target {
     },
 }
 
+/// How much a [`Problem`] matters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    /// The node is as wanted as far as can be told, but something about it should be known: a registry that
+    /// does not answer while the image is here.
+    Warning,
+    /// Something wanted cannot be brought about as things are.
+    #[default]
+    Error,
+}
+
 /// Something wanted that cannot be planned, and why. It stops nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -278,6 +319,9 @@ pub struct Problem {
     pub place: Option<Place>,
     /// What to do.
     pub help: Option<String>,
+    /// How much it matters.
+    #[serde(default)]
+    pub severity: Severity,
 }
 
 /// Ordered steps and what could not be planned.
@@ -290,9 +334,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the node is as wanted.
+    /// Whether the node is as wanted. Warnings do not speak against it.
     pub fn is_converged(&self) -> bool {
-        self.steps.is_empty() && self.problems.is_empty()
+        self.steps.is_empty() && self.problems.iter().all(|problem| problem.severity == Severity::Warning)
     }
 
     /// The step for a key, if there is one (a plan has at most one for each).

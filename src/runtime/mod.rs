@@ -1,5 +1,28 @@
 //! The OCI runtime spec and bundle, and the client of the shim.
 //!
-//! Invariant: a task is adopted, never taken over: its shim stays its only parent. Container specs and
-//! image configurations flow in; task states flow out. May use [`crate::snapshot`], [`crate::shim`]'s
-//! protocol, [`crate::manifest`] types and [`crate::oci`].
+//! Invariant: a task is adopted, never taken over: its shim stays its only parent, and what is removed
+//! (bundle, cgroup) carries our own marks. Container specs and image configurations flow in; runtime
+//! specs go to disk, task states flow out. May use [`crate::snapshot`], [`crate::shim`]'s protocol,
+//! [`crate::manifest`] types and [`crate::oci`]; knows nothing of plans, the store or the API.
+//!
+//! [`spec`] is pure but for reading the image's own passwd and group; [`host`] is read once; [`client`],
+//! [`bundle`] and [`cgroup`] act.
+
+pub mod bundle;
+pub mod cgroup;
+pub mod client;
+mod error;
+pub mod host;
+mod launch;
+mod mountinfo;
+pub mod runc;
+pub mod spec;
+mod task;
+
+pub use bundle::Bundle;
+pub use cgroup::{CgroupDriver, CgroupPath};
+pub use client::{ShimClient, read_state, shim_alive};
+pub use error::RuntimeError;
+pub use host::{CgroupMode, HostFacts};
+pub use launch::{Launch, cleanup, is_own, shim_binary_for};
+pub use task::{ExitRecord, RootMount, RuncOptions, Stdio, TaskInfo, TaskStatus};

@@ -2,6 +2,66 @@
 //!
 //! Invariant: every exit is durable before it is announced; the container never blocks because nobody
 //! reads; a daemon that dies is not noticed. Synchronous and single-threaded: one `epoll` loop, no tokio.
-//! Depends on protocol types and [`crate::oci`] only.
+//! Depends on protocol types only.
+//!
+//! In: containerd's bootstrap (`args`, `boot`, `cleanup`) and Task API over ttrpc (`wire`, `conn`, `server`). Out: executions of the
+//! runtime (`runc`, `start`), log files (`log`), state files (`record`). A task is in `task` (requests) and `lifecycle` (what moves
+//! it on); what its restart policy says is `restart`, which is pure.
 
+mod args;
+mod boot;
+mod cgroup;
+mod cleanup;
+mod conn;
+mod input;
+mod lifecycle;
+mod log;
+mod mounts;
+mod note;
+mod poll;
 pub mod protocol;
+mod record;
+mod restart;
+mod runc;
+mod server;
+mod sink;
+mod spawn;
+mod start;
+mod stdio;
+mod task;
+mod wire;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use args::Action;
+
+/// The whole program. The working directory is the bundle, as containerd has it, or `-bundle` names it.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bayplan-shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let args = args::parse(std::env::args().skip(1))?;
+    if args.action == Action::Version {
+        println!("bayplan-shim {}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    if let Some(bundle) = &args.bundle {
+        std::env::set_current_dir(bundle).map_err(boot::on(bundle.display()))?;
+    }
+    let bundle: PathBuf = std::env::current_dir().map_err(boot::on("the bundle"))?;
+    note::catch_panics();
+    match args.action {
+        Action::Start => boot::start(&args, &bundle)?,
+        _ => std::io::stdout().write_all(&cleanup::delete(&args, &bundle)?)?,
+    }
+    Ok(())
+}

@@ -49,8 +49,12 @@ pub struct Supervision {
     pub first_attempt: u32,
     /// Restarts counted so far, by tasks before this one of the same container.
     pub restarts: u32,
-    /// `oom_score_adj` that the shim gives itself, best effort.
+    /// `oom_score_adj` that the shim gives itself, best effort. What it starts inherits it: the runtime spec should
+    /// always say `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
+    /// Milliseconds after which an execution of the runtime is ended; `None` is a minute.
+    #[serde(default)]
+    pub runtime_timeout_ms: Option<u64>,
 }
 
 /// The restart policy, as the shim carries it out.
@@ -91,7 +95,7 @@ pub enum TaskPhase {
     Exited,
     /// Ended because somebody asked for it.
     Stopped,
-    /// The runtime could not start it (again); `reason` says why.
+    /// The runtime could not start it (again); `reason` says why, and `next_start` when it is tried once more, if ever.
     Failed,
 }
 
@@ -133,6 +137,10 @@ pub struct TaskState {
     pub next_start: Option<jiff::Timestamp>,
     /// Why it is where it is, for people.
     pub reason: Option<String>,
+    /// Somebody asked for its end: on the disk before the first signal, so that whoever finds this state without
+    /// its shim does not start it again.
+    #[serde(default)]
+    pub stop_requested: bool,
 }
 
 /// Asks for the first state after this one.

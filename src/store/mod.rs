@@ -1,1 +1,349 @@
-//! store.
+//! The metadata database: what was declared by hand and by `apply`, what was made, what happened.
+//!
+//! Invariant: a row is committed before the effect that needs it and outlives the effect that removes it,
+//! so that a crash between any two leaves a row to repair by. Nothing is written when nothing changed.
+//! Records flow in and out as JSON columns; the keys beside them are the only things queried.
+//! Depends on [`crate::manifest`] and [`crate::plan`] types and [`crate::oci`]; knows no task and no image.
+
+mod migrations;
+mod records;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use records::{
+    ContainerRecord, DeclaredRecord, EventRecord, EventType, ManifestFile, NamespaceRecord, ReferenceRecord,
+};
+
+use crate::error::{Class, Fault};
+use crate::manifest::ResourceKey;
+use crate::oci::Reference;
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("database {path}: {source}")]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// A row does not hold what this version writes.
+    #[error("database {path}: a record of {table} cannot be read: {source}")]
+    Record {
+        /// The database file.
+        path: PathBuf,
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It was written by a later version.
+    #[error("database {path} has schema {found}, and this version knows up to {known}")]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let help = match &error {
+            StoreError::Newer { .. } => "start the newer bayplan again, or restore the backup made before the upgrade",
+            StoreError::Record { .. } => "this is a bug, or the file was edited; `bayplan doctor` tells more",
+            StoreError::Sqlite { .. } => "check that the disk is writable and not full",
+        };
+        Fault::new(Class::Runtime, error.to_string()).help(help)
+    }
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The database, open. One writer at a time by the node's lock; cheap to share.
+pub struct Store {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens or makes `<root>/bayplan.db`, WAL and fully synchronous, and brings its schema up to date.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("bayplan.db");
+        let sqlite = |source| StoreError::Sqlite { path: path.clone(), source };
+        let mut connection = Connection::open(&path).map_err(sqlite)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
+        connection
+            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=256;")
+            .map_err(sqlite)?;
+        migrations::run(&path, &mut connection)?;
+        Ok(Self { path, connection: Mutex::new(connection) })
+    }
+
+    /// Opens it for reading only: nothing is made or migrated. `None` when there is no database yet.
+    pub fn open_read_only(root: &Path) -> Result<Option<Self>> {
+        let path = root.join("bayplan.db");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
+        Ok(Some(Self { path, connection: Mutex::new(connection) }))
+    }
+
+    // A panic while the lock was held left at worst a rolled-back transaction.
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sqlite<T>(&self, result: rusqlite::Result<T>) -> Result<T> {
+        result.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
+    }
+
+    fn encode<T: Serialize>(&self, table: &'static str, record: &T) -> Result<String> {
+        serde_json::to_string(record).map_err(|source| StoreError::Record { path: self.path.clone(), table, source })
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: &'static str) -> Result<Vec<T>> {
+        let connection = self.lock();
+        let mut statement = self.sqlite(connection.prepare_cached(&format!("SELECT record FROM {table}")))?;
+        let rows = self.sqlite(statement.query_map([], |row| row.get::<_, String>(0)))?;
+        let mut records = Vec::new();
+        for row in rows {
+            let text = self.sqlite(row)?;
+            records.push(
+                serde_json::from_str(&text)
+                    .map_err(|source| StoreError::Record { path: self.path.clone(), table, source })?,
+            );
+        }
+        Ok(records)
+    }
+
+    /// Everything declared by `apply` and by hand.
+    pub fn declared(&self) -> Result<Vec<DeclaredRecord>> {
+        self.all("declared")
+    }
+
+    /// Sets and drops declarations in one transaction.
+    pub fn declare(&self, set: &[DeclaredRecord], drop: &[ResourceKey]) -> Result<()> {
+        if set.is_empty() && drop.is_empty() {
+            return Ok(());
+        }
+        let mut texts = Vec::with_capacity(set.len());
+        for record in set {
+            texts.push((record.key(), self.encode("declared", record)?));
+        }
+        let mut connection = self.lock();
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            for (key, text) in &texts {
+                transaction.prepare_cached("INSERT OR REPLACE INTO declared VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                    key.namespace,
+                    key.kind.word(),
+                    key.name,
+                    text
+                ])?;
+            }
+            for key in drop {
+                transaction
+                    .prepare_cached("DELETE FROM declared WHERE namespace = ?1 AND kind = ?2 AND name = ?3")?
+                    .execute(params![key.namespace, key.kind.word(), key.name])?;
+            }
+            transaction.commit()
+        };
+        let result = run(&mut connection);
+        self.sqlite(result)
+    }
+
+    /// Every container made.
+    pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
+        self.all("container")
+    }
+
+    /// Writes a container's record.
+    pub fn put_container(&self, record: &ContainerRecord) -> Result<()> {
+        let text = self.encode("container", record)?;
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("INSERT OR REPLACE INTO container VALUES (?1, ?2, ?3)")
+            .and_then(|mut s| s.execute(params![record.namespace, record.name, text]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Forgets a container, and its declaration by hand where `declared` says so.
+    pub fn remove_container(&self, namespace: &str, name: &str) -> Result<()> {
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")
+            .and_then(|mut s| s.execute(params![namespace, name]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Every reference of every namespace.
+    pub fn references(&self) -> Result<Vec<ReferenceRecord>> {
+        self.all("reference")
+    }
+
+    /// Writes a reference.
+    pub fn put_reference(&self, record: &ReferenceRecord) -> Result<()> {
+        let text = self.encode("reference", record)?;
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("INSERT OR REPLACE INTO reference VALUES (?1, ?2, ?3)")
+            .and_then(|mut s| s.execute(params![record.namespace, record.reference.to_string(), text]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Forgets a reference.
+    pub fn remove_reference(&self, namespace: &str, reference: &Reference) -> Result<()> {
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("DELETE FROM reference WHERE namespace = ?1 AND reference = ?2")
+            .and_then(|mut s| s.execute(params![namespace, reference.to_string()]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Every namespace with settings.
+    pub fn namespaces(&self) -> Result<Vec<NamespaceRecord>> {
+        self.all("namespace")
+    }
+
+    /// Writes a namespace's settings.
+    pub fn put_namespace(&self, record: &NamespaceRecord) -> Result<()> {
+        let text = self.encode("namespace", record)?;
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("INSERT OR REPLACE INTO namespace VALUES (?1, ?2)")
+            .and_then(|mut s| s.execute(params![record.name, text]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Forgets a namespace's settings.
+    pub fn remove_namespace(&self, name: &str) -> Result<()> {
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("DELETE FROM namespace WHERE name = ?1")
+            .and_then(|mut s| s.execute(params![name]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// The last good version of every manifest file.
+    pub fn manifest_files(&self) -> Result<Vec<ManifestFile>> {
+        let connection = self.lock();
+        let read = || {
+            connection
+                .prepare_cached("SELECT path, hash, content FROM manifest_file ORDER BY path")?
+                .query_map([], |row| Ok(ManifestFile { path: row.get(0)?, hash: row.get(1)?, content: row.get(2)? }))?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        };
+        self.sqlite(read())
+    }
+
+    /// Keeps and drops last good versions in one transaction.
+    pub fn keep_manifest_files(&self, keep: &[ManifestFile], drop: &[String]) -> Result<()> {
+        if keep.is_empty() && drop.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.lock();
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            for file in keep {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO manifest_file VALUES (?1, ?2, ?3)")?
+                    .execute(params![file.path, file.hash, file.content])?;
+            }
+            for path in drop {
+                transaction.prepare_cached("DELETE FROM manifest_file WHERE path = ?1")?.execute(params![path])?;
+            }
+            transaction.commit()
+        };
+        let result = run(&mut connection);
+        self.sqlite(result)
+    }
+
+    /// A small named value (the identity of the manifest directory, for one).
+    pub fn value(&self, name: &str) -> Result<Option<String>> {
+        let connection = self.lock();
+        let read =
+            connection.query_row("SELECT value FROM value WHERE name = ?1", params![name], |row| row.get(0)).optional();
+        self.sqlite(read)
+    }
+
+    /// Sets a small named value; an equal one is not written again.
+    pub fn set_value(&self, name: &str, value: &str) -> Result<()> {
+        if self.value(name)?.as_deref() == Some(value) {
+            return Ok(());
+        }
+        let connection = self.lock();
+        self.sqlite(connection.execute("INSERT OR REPLACE INTO value VALUES (?1, ?2)", params![name, value])).map(drop)
+    }
+
+    /// Appends an event, or counts up the last one of the same key when it says the same; keeps at most `keep`.
+    pub fn append_event(&self, event: &EventRecord, keep: u32) -> Result<()> {
+        let text = self.encode("event", event)?;
+        let connection = self.lock();
+        let run = || {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO event (id, record) VALUES (?1, ?2)")?
+                .execute(params![event.id, text])?;
+            connection
+                .prepare_cached("DELETE FROM event WHERE id <= (SELECT MAX(id) FROM event) - ?1")?
+                .execute(params![keep])
+        };
+        self.sqlite(run()).map(drop)
+    }
+
+    /// The events kept, oldest first.
+    pub fn events(&self) -> Result<Vec<EventRecord>> {
+        let mut events: Vec<EventRecord> = self.all("event")?;
+        events.sort_by_key(|event| event.id);
+        Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reopened_database_holds_what_was_committed_and_an_unchanged_one_is_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        {
+            let store = Store::open(root.path()).unwrap();
+            store.set_value("a", "1").unwrap();
+            store
+                .keep_manifest_files(
+                    &[ManifestFile { path: "x.yaml".into(), hash: "h".into(), content: b"x".to_vec() }],
+                    &[],
+                )
+                .unwrap();
+        }
+        let bytes = std::fs::read(root.path().join("bayplan.db")).unwrap();
+        {
+            let store = Store::open(root.path()).unwrap();
+            assert_eq!(store.value("a").unwrap().as_deref(), Some("1"));
+            assert_eq!(store.manifest_files().unwrap().len(), 1);
+            store.set_value("a", "1").unwrap();
+        }
+        assert_eq!(std::fs::read(root.path().join("bayplan.db")).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_database_of_a_later_version_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Store::open(root.path()).unwrap());
+        let connection = Connection::open(root.path().join("bayplan.db")).unwrap();
+        connection.execute_batch("PRAGMA user_version = 999").unwrap();
+        drop(connection);
+        assert!(matches!(Store::open(root.path()), Err(StoreError::Newer { found: 999, .. })));
+    }
+}

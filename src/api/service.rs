@@ -1,0 +1,118 @@
+//! What a node can be asked. Implemented by the controller; a fake stands in for it in tests.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
+
+use super::types::*;
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::shim::protocol::Exit;
+
+/// Values that arrive over time. An `Err` is the last one.
+pub type Stream<T> = BoxStream<'static, Result<T>>;
+
+/// A sender and the [`Stream`] of what it sends. The stream ends when the sender is dropped; sending
+/// errs once the reader has gone, which is how long work learns that nobody listens.
+pub fn channel<T: Send + 'static>(capacity: usize) -> (mpsc::Sender<Result<T>>, Stream<T>) {
+    let (sender, mut receiver) = mpsc::channel(capacity);
+    (sender, stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
+}
+
+/// Where `load` reads an archive.
+pub enum Archive {
+    /// A file on the node, by absolute path.
+    Path(std::path::PathBuf),
+    /// Its bytes, as they come.
+    Bytes(Stream<Bytes>),
+}
+
+/// A node, as the API shows it. Every call may be made at any time, from many callers at once.
+///
+/// Faults carry their class: `NotFound` for an object that is not there, `Refused` for what is in the
+/// way, `No` for a time-out.
+pub trait Service: Send + Sync + 'static {
+    /// Declares resources for an `apply` set and brings them about; one event for each start and end of
+    /// a step, in the order of the plan where the plan orders them, and the summary last. A failed step
+    /// is an event, not an `Err`. Dropping the stream does not undo or stop what was begun.
+    fn apply(&self, request: ApplyRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>>;
+
+    /// The steps that `apply` would take; without declarations, what the controller would do now.
+    fn diff(&self, request: DiffRequest) -> BoxFuture<'_, Result<Plan>>;
+
+    /// Removes resources. Refuses, before anything is done, what a directory still declares, and names the file.
+    fn delete(&self, request: DeleteRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>>;
+
+    /// Resources of the node, ordered by namespace, kind and name. A name that matches nothing gives an
+    /// empty list.
+    fn list(&self, query: Query) -> BoxFuture<'_, Result<Vec<Item>>>;
+
+    /// One screen about the node.
+    fn status(&self) -> BoxFuture<'_, Result<StatusReport>>;
+
+    /// Returns when the condition holds; a time-out is a fault of class `No`.
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Events kept, oldest first; with `follow`, those to come as well.
+    fn events(&self, filter: EventFilter) -> BoxFuture<'_, Result<Stream<EventRecord>>>;
+
+    /// Lines of a container's log, oldest first; with `follow`, those to come as well, until it is removed
+    /// or has ended for good.
+    fn logs(&self, request: LogRequest) -> BoxFuture<'_, Result<Stream<LogLine>>>;
+
+    /// Reconciles now (all sources, or one), and reports like `apply`.
+    fn sync(&self, request: SyncRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>>;
+
+    /// Pulls an image into a namespace; its result is the last event.
+    fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stream<PullEvent>>>;
+
+    /// Gives an image a further name.
+    fn tag(&self, request: TagRequest) -> BoxFuture<'_, Result<Item>>;
+
+    /// Takes a reference away; refuses one that a container uses unless forced.
+    fn remove_image(&self, request: RemoveImageRequest) -> BoxFuture<'_, Result<RemovedImage>>;
+
+    /// Imports the images of an archive into a namespace.
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>>;
+
+    /// Makes a container by hand, pulling its image if need be, and starts it if asked.
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>>;
+
+    /// Starts the task of a container that is not running; clears "stopped by hand".
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>>;
+
+    /// Ends the task, by its stop signal and then SIGKILL, and keeps it down. Done when it is gone.
+    fn stop(&self, request: StopRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Stops, and starts again. Done when it runs.
+    fn restart(&self, request: StopRequest) -> BoxFuture<'_, Result<Created>>;
+
+    /// Sends a signal to a running task.
+    fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Takes a container away; refuses one that runs unless forced.
+    fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>>;
+
+    /// Returns when that attempt (absent: the current one) has ended, with its exit. Also answers for a container that
+    /// was removed by its own `rm` in the meantime.
+    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Exit>>;
+
+    /// Everything about one container or image.
+    fn inspect(&self, key: crate::manifest::ResourceKey) -> BoxFuture<'_, Result<Inspection>>;
+
+    /// Makes a namespace by hand; refuses one that exists.
+    fn create_namespace(&self, request: NamespaceRequest) -> BoxFuture<'_, Result<Item>>;
+
+    /// Takes an empty namespace away; refuses while anything is left inside.
+    fn remove_namespace(&self, request: NamespaceRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Sets and takes labels of a resource made by hand.
+    fn label(&self, request: LabelRequest) -> BoxFuture<'_, Result<Item>>;
+
+    /// Paths, drivers and counts.
+    fn info(&self) -> BoxFuture<'_, Result<Info>>;
+
+    /// The build, the runtime and the kernel.
+    fn version(&self) -> BoxFuture<'_, Result<Version>>;
+}

@@ -1,0 +1,15 @@
+//! What the API says, as JSON: camelCase, RFC 3339 times, durations in milliseconds, sizes in bytes.
+//!
+//! Shared by server, client and rendering. Fields are added, never renamed: scripts read them.
+
+mod apply;
+mod item;
+mod manual;
+mod node;
+mod stream;
+
+pub use apply::*;
+pub use item::*;
+pub use manual::*;
+pub use node::*;
+pub use stream::*;

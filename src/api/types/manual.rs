@@ -1,0 +1,326 @@
+//! What is done by hand: images, containers, tasks, namespaces.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Item;
+use crate::manifest::{ContainerSpec, ResourceKey};
+use crate::oci::{Digest, Platform, Reference};
+
+/// Pulls an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequest {
+    /// Into which namespace.
+    pub namespace: String,
+    /// Which image.
+    pub reference: Reference,
+    /// Another platform than the node's.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+    /// Plain HTTP, also for a host that is not loopback.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// TLS certificates are not checked.
+    #[serde(default)]
+    pub skip_verify: bool,
+    /// User and password, before any `auth.json`.
+    #[serde(default)]
+    pub credentials: Option<Credentials>,
+}
+
+/// User and password; never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
+/// What happens during a pull.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum PullEvent {
+    /// The reference was resolved.
+    Resolved {
+        /// To this.
+        digest: Digest,
+    },
+    /// A blob moves on. Not every byte is told.
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// What is done with it.
+        state: BlobState,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// The last event: the image is here and unpacked.
+    Pulled {
+        /// The reference.
+        reference: Reference,
+        /// What it points at.
+        digest: Digest,
+        /// Bytes of its blobs.
+        size: u64,
+        /// Whether it was here already.
+        unchanged: bool,
+    },
+}
+
+/// What is done with a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BlobState {
+    /// Its turn has not come.
+    Waiting,
+    /// Bytes arrive.
+    Downloading,
+    /// It is here, verified.
+    Done,
+    /// It is being unpacked.
+    Unpacking,
+}
+
+/// Gives an image a further name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// An existing reference.
+    pub source: Reference,
+    /// The new one.
+    pub target: Reference,
+    /// Moves a target that exists and points elsewhere.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Takes a reference away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveImageRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// A reference, or an image's handle.
+    pub name: String,
+    /// Also while a container uses it or a source declares it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What became of a reference.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedImage {
+    /// The full reference that is gone.
+    pub reference: String,
+    /// Bytes freed at once.
+    #[serde(default)]
+    pub freed: u64,
+    /// Who still declares it and will bring it back (`dir:shop.yaml`).
+    #[serde(default)]
+    pub declared_by: Option<String>,
+}
+
+/// Imports an archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadRequest {
+    /// Into which namespace.
+    pub namespace: String,
+    /// Repository for images that the archive does not name.
+    #[serde(default)]
+    pub base_name: Option<String>,
+    /// Another platform than the node's.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+}
+
+/// One image of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadedImage {
+    /// Its name; absent when neither the archive nor the request names it.
+    pub reference: Option<Reference>,
+    /// What it points at.
+    pub digest: Digest,
+}
+
+/// Makes a container by hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Its name.
+    pub id: String,
+    /// What it is.
+    pub spec: ContainerSpec,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Starts it as well (`run`).
+    #[serde(default)]
+    pub start: bool,
+    /// The node removes it once its task has ended for good.
+    #[serde(default)]
+    pub remove_after_exit: bool,
+    /// Where its output goes beside (or instead of) the log.
+    #[serde(default)]
+    pub stdio: Option<Stdio>,
+}
+
+/// The streams of a foreground task: FIFOs that exist already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stdio {
+    /// Absolute path; absent: `/dev/null`.
+    #[serde(default)]
+    pub stdin: Option<PathBuf>,
+    /// Absolute path; absent: discarded.
+    #[serde(default)]
+    pub stdout: Option<PathBuf>,
+    /// Absolute path; absent: discarded.
+    #[serde(default)]
+    pub stderr: Option<PathBuf>,
+    /// The process gets a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+}
+
+/// A container that was made or started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Created {
+    /// Its unique id.
+    pub uid: String,
+    /// Number of the attempt; 0 when it was not started.
+    pub attempt: u32,
+    /// Its process; absent when it was not started or has ended already.
+    pub pid: Option<u32>,
+}
+
+/// Starts a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Which container.
+    pub name: String,
+    /// As in [`CreateRequest`].
+    #[serde(default)]
+    pub stdio: Option<Stdio>,
+}
+
+/// Stops (or restarts) a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StopRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Which container.
+    pub name: String,
+    /// Milliseconds until SIGKILL; absent: the container's own grace period.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
+}
+
+/// Sends a signal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KillRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Which container.
+    pub name: String,
+    /// The signal's number.
+    pub signal: i32,
+    /// To every process of the container.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// Takes a container away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveContainerRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Which container.
+    pub name: String,
+    /// Kills a running task first.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What became of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedContainer {
+    /// Who still declares it and will bring it back (`dir:shop.yaml`).
+    #[serde(default)]
+    pub declared_by: Option<String>,
+}
+
+/// Waits for an exit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitExitRequest {
+    /// In which namespace.
+    pub namespace: String,
+    /// Which container.
+    pub name: String,
+    /// Of which attempt; absent: the current one.
+    #[serde(default)]
+    pub attempt: Option<u32>,
+}
+
+/// Everything about one object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspection {
+    /// As listings show it.
+    pub item: Item,
+    /// What the database holds.
+    #[serde(default)]
+    pub record: Value,
+    /// The OCI runtime spec in force (container), or the image's configuration (image).
+    #[serde(default)]
+    pub runtime_spec: Value,
+}
+
+/// Names a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceRequest {
+    /// Its name.
+    pub name: String,
+    /// Labels of a new one.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Changes labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelRequest {
+    /// Of which resource.
+    pub key: ResourceKey,
+    /// New values; `None` takes a label away.
+    pub labels: BTreeMap<String, Option<String>>,
+}

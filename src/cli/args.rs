@@ -1,0 +1,188 @@
+//! The command tree: every verb with its flags; each verb's own file says what it does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::*;
+use crate::config::{LogLevel, Overrides};
+
+/// A container engine for one Linux node, driven by a directory of manifests
+#[derive(Debug, Parser)]
+#[command(name = "bayplan", version, max_term_width = 110, disable_help_subcommand = false, infer_long_args = false)]
+pub struct Cli {
+    /// Flags that every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every verb takes, before or after it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Configuration file [default: /etc/bayplan/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Manifest directory [default: /etc/bayplan/manifests]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// What is kept: images, snapshots, the database [default: /var/lib/bayplan]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// What is lost at reboot: sockets, bundles [default: /run/bayplan]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The daemon's socket [default: bayplan.sock in the state directory]
+    #[arg(short, long, global = true, value_name = "SOCKET")]
+    pub address: Option<PathBuf>,
+    /// Namespace
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, global = true)]
+    pub all_namespaces: bool,
+    /// How results are printed
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    pub output: Option<Output>,
+    /// Least severe level of the log on standard error
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<Level>,
+}
+
+impl Global {
+    /// The namespace asked for.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// The namespace to look into; `None` for all.
+    pub fn scope(&self) -> Option<String> {
+        if self.all_namespaces { None } else { Some(self.namespace().to_owned()) }
+    }
+
+    /// What the flags say about the configuration.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            manifests: self.manifests.clone(),
+            address: self.address.clone(),
+            log_level: self.log_level.map(Level::config),
+        }
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns.
+    Table,
+    /// More columns.
+    Wide,
+    /// JSON, stable.
+    Json,
+    /// YAML, stable.
+    Yaml,
+    /// One `kind/name` a line.
+    Name,
+}
+
+/// Log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// What needs a person.
+    Error,
+    /// What may need one.
+    Warn,
+    /// What was done.
+    Info,
+    /// Why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    fn config(self) -> LogLevel {
+        match self {
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+            Level::Trace => LogLevel::Trace,
+        }
+    }
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    // Declared.
+    Daemon(daemon::Args),
+    Apply(apply::Args),
+    Diff(diff::Args),
+    Delete(delete::Args),
+    Validate(validate::Args),
+    Schema(schema::Args),
+    Explain(explain::Args),
+    Get(get::Args),
+    Describe(describe::Args),
+    Status(status::Args),
+    Wait(wait::Args),
+    Events(events::Args),
+    Sync(sync::Args),
+    // By hand.
+    Run(run::Args),
+    Create(create::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Restart(restart::Args),
+    Kill(kill::Args),
+    Rm(rm::Args),
+    Ps(ps::Args),
+    Logs(logs::Args),
+    Inspect(inspect::Args),
+    Pull(pull::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Load(load::Args),
+    // The long groups, with ctr's names.
+    #[command(visible_aliases = ["images", "i"])]
+    Image(image::Args),
+    #[command(visible_aliases = ["containers", "c"])]
+    Container(container::Args),
+    #[command(visible_aliases = ["tasks", "t"])]
+    Task(task::Args),
+    #[command(visible_aliases = ["namespaces", "ns"])]
+    Namespace(namespace::Args),
+    // About bayplan.
+    Config(config::Args),
+    Version(version::Args),
+    Info(info::Args),
+    Doctor(doctor::Args),
+    Completion(completion::Args),
+    // What people try and will not find here.
+    #[command(hide = true)]
+    Build(later::Args),
+    #[command(hide = true)]
+    Commit(later::Args),
+}
+
+/// Makes ctr's `task kill -a` mean `--all`: everywhere else `-a` is `--address`.
+pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
+    let kill = arguments.windows(2).position(|pair| task(&pair[0]) && pair[1] == "kill");
+    if let Some(at) = kill {
+        for argument in &mut arguments[at + 2..] {
+            if argument == "-a" {
+                *argument = "--all".into();
+            }
+        }
+    }
+    arguments
+}

@@ -1,0 +1,79 @@
+//! What a verb works with: the flags, the streams, the time, and the node when it asks for it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::args::{Global, Output};
+use super::{node, ui::Ui};
+use crate::api::Client;
+use crate::config::Config;
+use crate::error::Result;
+
+/// See the module.
+pub struct Context {
+    /// The global flags.
+    pub global: Global,
+    /// The streams.
+    pub ui: Ui,
+    /// Now, for ages.
+    pub now: Timestamp,
+    config: Option<Config>,
+    node: Option<Arc<Client>>,
+}
+
+impl Context {
+    /// Lets go of the node, if one was asked for.
+    pub(super) fn forget_node(&mut self) {
+        self.node = None;
+    }
+
+    /// A context that has looked at nothing yet.
+    pub fn new(global: Global, ui: Ui) -> Self {
+        Self { global, ui, now: Timestamp::now(), config: None, node: None }
+    }
+
+    /// A context whose node is this one.
+    #[cfg(test)]
+    pub(super) fn with_node(global: Global, ui: Ui, node: Client, now: Timestamp) -> Self {
+        Self { global, ui, now, config: Some(Config::default()), node: Some(Arc::new(node)) }
+    }
+
+    /// The configuration in force.
+    pub fn config(&mut self) -> Result<&Config> {
+        let config = match self.config.take() {
+            Some(config) => config,
+            None => node::configuration(&self.global)?,
+        };
+        Ok(self.config.insert(config))
+    }
+
+    /// Looks whether a daemon answers. Needs no runtime.
+    pub fn find_daemon(&mut self) -> Result<bool> {
+        if self.node.is_none() {
+            let address = self.config()?.address();
+            self.node = Client::connect(&address)?.map(Arc::new);
+        }
+        Ok(self.node.is_some())
+    }
+
+    /// The node: the daemon's if one answers, else this process' own.
+    pub async fn node(&mut self) -> Result<Arc<Client>> {
+        self.find_daemon()?;
+        if let Some(node) = &self.node {
+            return Ok(node.clone());
+        }
+        let service = node::open(self.config()?.clone()).await?;
+        Ok(self.node.insert(Arc::new(Client::in_process(service))).clone())
+    }
+
+    /// How results are printed.
+    pub fn output(&self) -> Output {
+        self.global.output.unwrap_or(Output::Table)
+    }
+
+    /// The namespace asked for.
+    pub fn namespace(&self) -> String {
+        self.global.namespace().to_owned()
+    }
+}

@@ -1,0 +1,37 @@
+//! `bayplan create`, `bayplan container create`.
+
+use std::ffi::OsString;
+
+use super::context::Context;
+use super::flags::{self, Flags};
+use crate::api::{CreateRequest, Service as _};
+use crate::error::Result;
+
+/// Make a container without starting it
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "bayplan create [OPTIONS] IMAGE ID [COMMAND]...")]
+pub struct Args {
+    #[command(flatten)]
+    flags: Flags,
+    /// Image, name, and what replaces the image's ENTRYPOINT and CMD
+    #[arg(value_name = "IMAGE ID COMMAND", required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+/// Runs it.
+pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    let subject = flags::subject(args.flags, args.words)?;
+    let node = context.node().await?;
+    let request = CreateRequest {
+        namespace: context.namespace(),
+        id: subject.id.clone(),
+        spec: subject.spec,
+        labels: subject.labels,
+        start: false,
+        remove_after_exit: false,
+        stdio: None,
+    };
+    node.create(request).await?;
+    context.ui.line(subject.id);
+    Ok(0)
+}

@@ -1,0 +1,37 @@
+//! One operation on several objects: each is tried, each that worked is named, the first failure decides.
+
+use super::context::Context;
+use crate::error::Result;
+
+/// Runs `operation` on each name. What it returns beside success is a note for the person.
+pub(super) async fn object(
+    names: Vec<String>,
+    context: &mut Context,
+    operation: impl AsyncFn(&str) -> Result<Option<String>>,
+) -> Result<u8> {
+    let mut status = 0;
+    for name in names {
+        let name = name.strip_prefix("container/").unwrap_or(&name);
+        match operation(name).await {
+            Ok(note) => {
+                context.ui.line(name);
+                context.ui.flush();
+                if let Some(note) = note {
+                    context.ui.note(note);
+                }
+            }
+            Err(fault) => {
+                context.ui.fault(&fault);
+                if status == 0 {
+                    status = fault.class.exit_status();
+                }
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// What to say when something taken away comes back.
+pub(super) fn comes_back(what: &str, declared_by: Option<String>) -> Option<String> {
+    declared_by.map(|source| format!("{source} declares {what}: it comes back"))
+}

@@ -1,0 +1,339 @@
+//! A task in the foreground: its output is ours, our signals are its own, its exit status becomes ours.
+//!
+//! Output travels through FIFOs that the shim writes to. This end is opened before the task is made, so
+//! that nothing written is lost, however short the task lives. The FIFOs' directory is always removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::context::Context;
+use super::ui::Raw;
+use crate::api::{
+    Client, CreateRequest, Created, KillRequest, RemoveContainerRequest, Service as _, StartRequest, Stdio,
+    WaitExitRequest,
+};
+use crate::error::{Class, Fault, Result};
+
+/// bayplan itself failed (Docker's and podman's number).
+const FAILED: u8 = 125;
+/// The command is there and cannot be executed (POSIX sh).
+const NOT_EXECUTABLE: u8 = 126;
+/// There is no such command (POSIX sh).
+const NO_COMMAND: u8 = 127;
+/// How long what a task has written may take to arrive once its exit is known.
+const LAST_OUTPUT: Duration = Duration::from_secs(5);
+
+/// What is run in the foreground, and how.
+pub(super) struct Session {
+    /// How it begins.
+    pub(super) begin: Begin,
+    /// Remove the container after its end.
+    pub(super) remove: bool,
+    /// Show its output.
+    pub(super) output: bool,
+    /// Pass standard input on.
+    pub(super) input: bool,
+    /// Gets the process id.
+    pub(super) pid_file: Option<PathBuf>,
+}
+
+/// How a foreground task begins.
+pub(super) enum Begin {
+    /// As a new container.
+    Create(Box<CreateRequest>),
+    /// As the task of one that is there.
+    Start(StartRequest),
+}
+
+impl Begin {
+    fn subject(&self) -> (String, String) {
+        match self {
+            Begin::Create(request) => (request.namespace.clone(), request.id.clone()),
+            Begin::Start(request) => (request.namespace.clone(), request.name.clone()),
+        }
+    }
+}
+
+/// Runs it to its end. A fault is shown here, because its exit status is not that of its class.
+pub(super) async fn run(session: Session, context: &mut Context) -> Result<u8> {
+    match follow(session, context).await {
+        Ok(status) => Ok(status),
+        Err(fault) => {
+            context.ui.fault(&fault);
+            Ok(status_of(&fault))
+        }
+    }
+}
+
+/// The shell's numbers for a command that could not be started. The runtime's words are all there is to
+/// tell by (runc: `exec: "x": executable file not found in $PATH`, `exec /x: permission denied`).
+fn status_of(fault: &Fault) -> u8 {
+    let message = fault.message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    match fault.class {
+        Class::Runtime
+            if says(&["executable file not found", "stat ", "no such file or directory"]) && says(&["exec"]) =>
+        {
+            NO_COMMAND
+        }
+        Class::Runtime if says(&["exec"]) && says(&["permission denied", "is a directory", "exec format error"]) => {
+            NOT_EXECUTABLE
+        }
+        _ => FAILED,
+    }
+}
+
+async fn follow(session: Session, context: &mut Context) -> Result<u8> {
+    let node = context.node().await?;
+    // From here on a signal is the task's: it must not end this process while the directory exists.
+    let mut signals = Signals::new()?;
+    let (namespace, name) = session.begin.subject();
+    let pipes = Pipes::make(&state_directory(&node, context).await?, session.output, session.input)?;
+    let begin = begin(&node, session.begin, pipes.stdio());
+    tokio::pin!(begin);
+    let mut early = Vec::new();
+    let created = loop {
+        tokio::select! {
+            created = &mut begin => break created?,
+            number = signals.next() => {
+                // There is no process to pass it on to yet. A second one means it.
+                if !early.is_empty() {
+                    return Ok(128 + u8::try_from(number).unwrap_or(0));
+                }
+                early.push(number);
+            }
+        }
+    };
+    write_pid(session.pid_file.as_deref(), created.pid)?;
+    let copied = pipes.copy(context)?;
+    let kill = |signal| {
+        let request = KillRequest { namespace: namespace.clone(), name: name.clone(), signal, all: false };
+        let node = node.clone();
+        // One that has ended needs no signal; its exit is on its way.
+        async move { drop(node.kill(request).await) }
+    };
+    for number in early {
+        kill(number).await;
+    }
+    let request = WaitExitRequest { namespace: namespace.clone(), name: name.clone(), attempt: Some(created.attempt) };
+    let exit = node.wait_exit(request);
+    tokio::pin!(exit);
+    let exit = loop {
+        tokio::select! {
+            exit = &mut exit => break exit?,
+            number = signals.next() => kill(number).await,
+        }
+    };
+    // A process that outlives the task's may hold a pipe open; it is not waited for.
+    let _ = tokio::time::timeout(LAST_OUTPUT, copied).await;
+    if session.remove {
+        let request = RemoveContainerRequest { namespace, name, force: false };
+        match node.remove_container(request).await {
+            Ok(_) => {}
+            Err(fault) if fault.class == Class::NotFound => {}
+            Err(fault) => context.ui.fault(&fault),
+        }
+    }
+    Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED))
+}
+
+async fn begin(node: &Client, begin: Begin, stdio: Stdio) -> Result<Created> {
+    match begin {
+        Begin::Create(mut request) => {
+            request.stdio = Some(stdio);
+            node.create(*request).await
+        }
+        Begin::Start(mut request) => {
+            request.stdio = Some(stdio);
+            node.start(request).await
+        }
+    }
+}
+
+/// The state directory of the node that is asked, which sweeps what a killed command left there.
+async fn state_directory(node: &Client, context: &mut Context) -> Result<PathBuf> {
+    if node.is_remote() && context.global.address.is_some() && context.global.state.is_none() {
+        return Ok(node.info().await?.state);
+    }
+    Ok(context.config()?.state.clone())
+}
+
+/// Writes a process id, as `--pid-file` asks.
+pub(super) fn write_pid(file: Option<&Path>, pid: Option<u32>) -> Result<()> {
+    let (Some(file), Some(pid)) = (file, pid) else { return Ok(()) };
+    fs::write(file, pid.to_string()).map_err(|error| {
+        Fault::new(Class::No, format!("the process id {pid} cannot be written to {}: {error}", file.display()))
+    })
+}
+
+/// The signals that are passed on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Fault::new(Class::Runtime, format!("signals cannot be received: {error}")))
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            quit: listen(SignalKind::quit())?,
+        })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.hangup.recv() => SignalKind::hangup().as_raw_value(),
+            _ = self.quit.recv() => SignalKind::quit().as_raw_value(),
+        }
+    }
+}
+
+/// FIFOs in a directory of their own, removed when dropped.
+struct Pipes {
+    directory: PathBuf,
+    /// Open for reading, not blocking yet.
+    output: Option<(File, File)>,
+    input: bool,
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Pipes {
+    fn make(state: &Path, output: bool, input: bool) -> Result<Self> {
+        let directory = state.join("fifo").join(uuid::Uuid::new_v4().simple().to_string());
+        let fault = |error: &dyn std::fmt::Display| {
+            Fault::new(Class::Runtime, format!("the pipes in {} cannot be made: {error}", directory.display()))
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|error| fault(&error))?;
+        // From here on dropping it cleans up.
+        let mut pipes = Self { directory: directory.clone(), output: None, input };
+        let make = |name: &str| {
+            rustix::fs::mknodat(CWD, directory.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+                .map_err(|error| fault(&error))
+        };
+        // Opened for reading without waiting for the writer (fifo(7)); then the writer need not wait either.
+        let open = |name: &str| {
+            let flags = OFlags::NONBLOCK.bits().cast_signed();
+            let file = OpenOptions::new().read(true).custom_flags(flags).open(directory.join(name));
+            file.map_err(|error| fault(&error))
+        };
+        if input {
+            make("stdin")?;
+        }
+        if output {
+            make("stdout")?;
+            make("stderr")?;
+            pipes.output = Some((open("stdout")?, open("stderr")?));
+        }
+        Ok(pipes)
+    }
+
+    fn stdio(&self) -> Stdio {
+        let path = |wanted: bool, name: &str| wanted.then(|| self.directory.join(name));
+        Stdio {
+            stdin: path(self.input, "stdin"),
+            stdout: path(self.output.is_some(), "stdout"),
+            stderr: path(self.output.is_some(), "stderr"),
+            terminal: false,
+        }
+    }
+
+    /// Begins to copy; the future is done when both outputs have ended. To be called when the task has
+    /// been made: then its shim holds the other ends, and an end of file is a true one.
+    fn copy(mut self, context: &mut Context) -> Result<impl Future<Output = ()>> {
+        if self.input {
+            let fifo = self.directory.join("stdin");
+            std::thread::spawn(move || copy_input(&fifo));
+        }
+        let mut ends = Vec::new();
+        if let Some((stdout, stderr)) = self.output.take() {
+            let (to_stdout, to_stderr) = context.ui.streams()?;
+            for (from, to) in [(stdout, to_stdout), (stderr, to_stderr)] {
+                rustix::io::ioctl_fionbio(&from, false).map_err(|error| {
+                    Fault::new(Class::Runtime, format!("the output of the task cannot be read: {error}"))
+                })?;
+                let (done, end) = oneshot::channel::<()>();
+                std::thread::spawn(move || {
+                    copy_output(from, to);
+                    drop(done);
+                });
+                ends.push(end);
+            }
+        }
+        Ok(async move {
+            for end in ends {
+                let _ = end.await;
+            }
+            drop(self);
+        })
+    }
+}
+
+/// Until the end of either side. A reader of ours that has gone closes the pipe, as a shell's would.
+fn copy_output(mut from: File, mut to: Raw) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                if to.write_all(&buffer[..count]).and_then(|()| to.flush()).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn copy_input(fifo: &Path) {
+    if let Ok(mut to) = OpenOptions::new().write(true).open(fifo) {
+        let _ = io::copy(&mut io::stdin().lock(), &mut to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_cannot_be_started_has_the_shells_numbers() {
+        let runtime = |message: &str| status_of(&Fault::new(Class::Runtime, message));
+        assert_eq!(runtime("runc: exec: \"nope\": executable file not found in $PATH"), 127);
+        assert_eq!(runtime("runc: exec: \"/nope\": stat /nope: no such file or directory"), 127);
+        assert_eq!(runtime("runc: exec: \"/etc\": is a directory"), 126);
+        assert_eq!(runtime("runc: exec /etc/passwd: permission denied"), 126);
+        assert_eq!(runtime("runc is not installed"), 125);
+        assert_eq!(status_of(&Fault::new(Class::Registry, "no such file or directory, exec")), 125);
+    }
+
+    #[test]
+    fn the_pipes_leave_nothing_behind() {
+        let state = tempfile::tempdir().unwrap();
+        let pipes = Pipes::make(state.path(), true, true).unwrap();
+        assert_eq!(fs::read_dir(&pipes.directory).unwrap().count(), 3);
+        drop(pipes);
+        assert_eq!(fs::read_dir(state.path().join("fifo")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,47 @@
+//! Faults: what failed, where it was written, what to do next.
+
+use super::{Paint, prose};
+use crate::error::{Class, Fault};
+
+/// `error: …`, `  --> place`, `  help: …`.
+pub(in crate::cli) fn fault(fault: &Fault, colour: bool) -> String {
+    let (red, bold, blue, cyan, off) =
+        if colour { ("\x1b[1;31m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "", "", "") };
+    let word = if fault.class == Class::Bug { "bug" } else { "error" };
+    // A message may itself hold lines (a runtime's own words); each stays visible and free of escapes.
+    let mut lines = fault.message.trim_end().lines();
+    let mut text = format!("{red}{word}{off}{bold}: {}{off}\n", prose(lines.next().unwrap_or_default()));
+    for line in lines {
+        text.push_str(&format!("       {}\n", prose(line)));
+    }
+    if let Some(place) = &fault.place {
+        text.push_str(&format!("  {blue}-->{off} {}\n", prose(place)));
+    }
+    if let Some(help) = &fault.help {
+        text.push_str(&format!("  {cyan}help{off}: {}\n", prose(help)));
+    }
+    text
+}
+
+/// `warning: …`.
+pub(in crate::cli) fn warning(message: &str, colour: bool) -> String {
+    format!("{}: {}\n", Paint(colour).yellow("warning"), prose(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_says_what_where_and_what_next() {
+        let shown = Fault::new(Class::Refused, "container shop/web is declared by dir:shop.yaml\nand \u{1b}runs")
+            .at("shop.yaml:3:1")
+            .help("remove it there");
+        insta::assert_snapshot!(fault(&shown, false), @r"
+        error: container shop/web is declared by dir:shop.yaml
+               and \u{1b}runs
+          --> shop.yaml:3:1
+          help: remove it there
+        ");
+    }
+}

@@ -1,0 +1,76 @@
+//! `bayplan run`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::context::Context;
+use super::flags::{self, Flags};
+use super::foreground::{self, Begin};
+use crate::api::{CreateRequest, Service as _};
+use crate::error::{Class, Fault, Result};
+use crate::manifest::RestartPolicy;
+
+/// Make a container and start it
+///
+/// Without -d its output is shown, signals are passed on, and its exit status becomes this command's own; 125 when bayplan
+/// failed, 126 when the command cannot be executed, 127 when the image has none of that name. Flags stand before IMAGE; what
+/// stands behind ID belongs to the command.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "bayplan run [OPTIONS] IMAGE ID [COMMAND]...")]
+pub struct Args {
+    /// Do not wait for its end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Remove it after its end
+    #[arg(long)]
+    pub rm: bool,
+    /// Pass standard input on
+    #[arg(short, long, conflicts_with_all = ["detach", "null_io"])]
+    pub interactive: bool,
+    /// Discard its output here; its log has it
+    #[arg(long)]
+    pub null_io: bool,
+    /// Write its process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// Image, name, and what replaces the image's ENTRYPOINT and CMD
+    #[arg(value_name = "IMAGE ID COMMAND", required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) words: Vec<OsString>,
+}
+
+/// Runs it.
+pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    let subject = flags::subject(args.flags, args.words)?;
+    if !args.detach && subject.spec.restart != RestartPolicy::Never {
+        return Err(Fault::new(Class::Usage, "a restart policy does not go with the foreground").help("add -d"));
+    }
+    if args.rm && subject.spec.restart == RestartPolicy::Always {
+        return Err(Fault::new(Class::Usage, "--rm never comes to pass with --restart always"));
+    }
+    let request = CreateRequest {
+        namespace: context.namespace(),
+        id: subject.id.clone(),
+        spec: subject.spec,
+        labels: subject.labels,
+        start: true,
+        remove_after_exit: args.rm,
+        stdio: None,
+    };
+    if args.detach {
+        let node = context.node().await?;
+        let created = node.create(request).await?;
+        foreground::write_pid(args.pid_file.as_deref(), created.pid)?;
+        context.ui.line(subject.id);
+        return Ok(0);
+    }
+    let session = foreground::Session {
+        begin: Begin::Create(Box::new(request)),
+        remove: args.rm,
+        output: !args.null_io,
+        input: args.interactive,
+        pid_file: args.pid_file,
+    };
+    foreground::run(session, context).await
+}

@@ -1,0 +1,76 @@
+//! `bayplan task …`: ctr's names for what is done to tasks.
+
+use super::context::Context;
+use super::foreground::{self, Begin, Session};
+use super::{each, kill, names, ps, start};
+use crate::api::{Phase, Service as _, StartRequest, StopRequest};
+use crate::error::{Class, Fault, Result};
+use crate::manifest::Kind;
+
+/// Tasks, the live processes of containers: start, list, signal, end
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Start the task of a container; without -d its output is shown until it ends
+    Start {
+        /// Do not wait for its end
+        #[arg(short, long)]
+        detach: bool,
+        /// Container
+        #[arg(value_name = "ID")]
+        name: String,
+    },
+    #[command(visible_alias = "list")]
+    Ls(ps::Args),
+    Kill(kill::Args),
+    /// End tasks; their containers stay
+    #[command(visible_aliases = ["remove", "delete"])]
+    Rm {
+        /// Containers
+        #[arg(value_name = "ID", required = true)]
+        names: Vec<String>,
+        /// Also one that runs
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+/// Runs it.
+pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    match args.verb {
+        Verb::Start { detach: true, name } => start::run(start::Args { names: vec![name] }, context).await,
+        Verb::Start { detach: false, name } => {
+            let request = StartRequest { namespace: context.namespace(), name, stdio: None };
+            let begin = Begin::Start(request);
+            foreground::run(Session { begin, remove: false, output: true, input: false, pid_file: None }, context).await
+        }
+        Verb::Ls(args) => ps::run(args, context).await,
+        Verb::Kill(args) => kill::run(args, context).await,
+        Verb::Rm { names, force } => remove(names, force, context).await,
+    }
+}
+
+async fn remove(names: Vec<String>, force: bool, context: &mut Context) -> Result<u8> {
+    let (node, namespace) = (context.node().await?, context.namespace());
+    each::object(names, context, async |name| {
+        let key = names::key(Kind::Container, &namespace, name);
+        let item = names::find(&node, &key).await?;
+        let phase = item.container().map(|status| status.phase);
+        match phase {
+            Some(Phase::Running | Phase::Paused | Phase::BackOff) if !force => {
+                Err(Fault::new(Class::Refused, format!("the task of {key} runs")).help("stop it first, or give -f"))
+            }
+            Some(Phase::Running | Phase::Paused | Phase::BackOff) => {
+                let request = StopRequest { namespace: namespace.clone(), name: name.to_owned(), grace_ms: Some(0) };
+                node.stop(request).await.map(|()| None)
+            }
+            _ => Ok(None),
+        }
+    })
+    .await
+}

@@ -1,0 +1,188 @@
+//! Where output goes: data to one stream, messages to the other.
+//!
+//! A reader that has gone is no fault: what is left is dropped, and [`Ui::is_closed`] tells those who
+//! would otherwise go on for ever.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
+
+use super::render;
+use crate::error::{Class, Fault, Result};
+
+/// A stream of its own for a thread that copies.
+pub(super) type Raw = Box<dyn Write + Send>;
+
+/// See the module.
+pub struct Ui {
+    out: Raw,
+    err: Raw,
+    /// Makes further writers to the two streams.
+    raw: fn(&Self) -> io::Result<(Raw, Raw)>,
+    /// Escapes may be written to the data stream.
+    pub colour_out: bool,
+    /// Escapes may be written to the message stream.
+    pub colour_err: bool,
+    /// Messages go to a terminal, so that progress may be drawn.
+    pub draws: bool,
+    closed: bool,
+    failed: Option<io::Error>,
+    #[cfg(test)]
+    pub(super) caught: Option<tests::Caught>,
+}
+
+impl Ui {
+    /// This process' own streams.
+    pub fn of_process() -> io::Result<Self> {
+        let coloured = |choice| choice != anstream::ColorChoice::Never;
+        let (out, err) = own_streams()?;
+        Ok(Self {
+            out: Box::new(io::LineWriter::with_capacity(32 << 10, out)),
+            err,
+            raw: |_| own_streams(),
+            colour_out: coloured(anstream::AutoStream::choice(&io::stdout())),
+            colour_err: coloured(anstream::AutoStream::choice(&io::stderr())),
+            draws: io::stderr().is_terminal(),
+            closed: false,
+            failed: None,
+            #[cfg(test)]
+            caught: None,
+        })
+    }
+
+    /// One line of data.
+    pub fn line(&mut self, text: impl Display) {
+        self.bytes(format!("{text}\n").as_bytes());
+    }
+
+    /// Data as it is.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        if self.closed {
+            return;
+        }
+        if let Err(error) = self.out.write_all(bytes) {
+            self.closed = true;
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.failed = Some(error);
+            }
+        }
+    }
+
+    /// One line for the person.
+    pub fn note(&mut self, text: impl Display) {
+        self.message(&format!("{text}\n"));
+    }
+
+    /// Text for the person, as it is.
+    pub fn message(&mut self, text: &str) {
+        let _ = self.err.write_all(text.as_bytes());
+    }
+
+    /// A fault, for the person.
+    pub fn fault(&mut self, fault: &Fault) {
+        let text = render::diagnostic::fault(fault, self.colour_err);
+        self.message(&text);
+    }
+
+    /// Whether nobody reads the data any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Data lines reach their reader now.
+    pub fn flush(&mut self) {
+        if !self.closed && self.out.flush().is_err() {
+            self.closed = true;
+        }
+    }
+
+    /// Writers of their own for copying threads: data, messages.
+    pub fn streams(&mut self) -> Result<(Raw, Raw)> {
+        self.flush();
+        (self.raw)(self).map_err(|error| Fault::new(Class::Runtime, format!("standard output is not usable: {error}")))
+    }
+
+    /// The end: what could not be written is a fault, unless its reader went away.
+    pub fn finish(&mut self) -> Result<()> {
+        self.flush();
+        match self.failed.take() {
+            Some(error) => Err(Fault::new(Class::No, format!("the output could not be written: {error}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn own_streams() -> io::Result<(Raw, Raw)> {
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let err = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    Ok((Box::new(out), Box::new(err)))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What was written, by stream.
+    #[derive(Clone, Default)]
+    pub(crate) struct Caught {
+        pub out: Arc<Mutex<Vec<u8>>>,
+        pub err: Arc<Mutex<Vec<u8>>>,
+    }
+
+    struct Into(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Into {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Caught {
+        pub(crate) fn ui(&self) -> Ui {
+            Ui {
+                out: Box::new(Into(self.out.clone())),
+                err: Box::new(Into(self.err.clone())),
+                raw: |ui| {
+                    let caught = ui.caught.clone().unwrap();
+                    Ok((Box::new(Into(caught.out)), Box::new(Into(caught.err))))
+                },
+                colour_out: false,
+                colour_err: false,
+                draws: false,
+                closed: false,
+                failed: None,
+                caught: Some(self.clone()),
+            }
+        }
+
+        pub(crate) fn text(&self) -> (String, String) {
+            let text = |bytes: &Arc<Mutex<Vec<u8>>>| String::from_utf8(bytes.lock().unwrap().clone()).unwrap();
+            (text(&self.out), text(&self.err))
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_fault() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut ui = Caught::default().ui();
+        ui.out = Box::new(Gone);
+        ui.line("one");
+        assert!(ui.is_closed());
+        ui.finish().unwrap();
+    }
+}

@@ -1,0 +1,125 @@
+//! `bayplan daemon`: the node, its loop, its directory and its socket, until a signal ends it.
+//!
+//! It owns no container: its end, however it comes, disturbs none.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Listener, Service};
+use crate::config::{Config, Overrides};
+use crate::error::{Class, Fault, Result};
+
+use super::follow::{Follow, Snapshot};
+use super::{Node, NodeService, looping};
+
+/// Where the daemon's configuration comes from, to read it again at SIGHUP.
+pub struct Reload {
+    /// The file given by flag.
+    pub file: Option<std::path::PathBuf>,
+    /// Flags over it.
+    pub overrides: Overrides,
+}
+
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration and the directory again.
+pub async fn run(config: Config, reload: Reload) -> Result<()> {
+    let runtime = |error: std::io::Error| Fault::new(Class::Runtime, format!("signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(runtime)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(runtime)?;
+    protect_from_oom();
+    let node = Node::open(config, true).await?;
+    let config = node.engine.config().clone();
+    for warning in node.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let stop = CancellationToken::new();
+    let listener = Listener::bind(&config.address())?;
+    let service: Arc<dyn Service> = Arc::new(NodeService(Arc::clone(&node)));
+    let serving = tokio::spawn(crate::api::serve(listener, service, stop.clone()));
+    // What the directory says is known before anything is brought about: a start removes nothing by mistake.
+    let controller = &config.controller;
+    let mut follow = Follow::start(&config.manifests, controller.debounce.duration(), controller.poll.duration());
+    take(&node, follow.next().await).await;
+    let watching = tokio::spawn({
+        let node = Arc::clone(&node);
+        async move {
+            loop {
+                let snapshot = follow.next().await;
+                take(&node, snapshot).await;
+            }
+        }
+    });
+    let working = tokio::spawn(looping::run(Arc::clone(&node)));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let watchdog = watchdog();
+    tracing::info!(
+        manifests = %config.manifests.display(), root = %config.root.display(), address = %config.address().display(),
+        "the daemon is ready"
+    );
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+                read_again(&node, &config, &reload).await;
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            }
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("the daemon ends; containers go on");
+    watching.abort();
+    working.abort();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
+    stop.cancel();
+    let _ = tokio::time::timeout(looping::GOODBYE, serving).await;
+    Ok(())
+}
+
+async fn take(node: &Arc<Node>, snapshot: Snapshot) {
+    let taken = node.source.lock().await.take(node, &snapshot.scan, snapshot.quiet, true);
+    if let Err(fault) = taken {
+        tracing::error!(%fault, "the manifest directory could not be taken over");
+    }
+    node.wake.notify_one();
+}
+
+async fn read_again(node: &Arc<Node>, running: &Config, reload: &Reload) {
+    match Config::load(reload.file.as_deref(), &reload.overrides) {
+        Ok(new) => {
+            let changes = running.changes(&new);
+            for key in changes.live.iter().chain(&changes.restart) {
+                tracing::warn!(key, "changed in the configuration; in force after a restart, which disturbs no container");
+            }
+        }
+        Err(fault) => tracing::error!(%fault, "the configuration is not taken; the one before stays in force"),
+    }
+    let mut source = node.source.lock().await;
+    if let Err(fault) = source.look(node, true).await {
+        tracing::error!(%fault, "the manifest directory could not be read");
+    }
+    drop(source);
+    node.wake.notify_one();
+}
+
+/// Tells systemd that the daemon lives, as often as its unit asks.
+fn watchdog() -> Option<tokio::task::JoinHandle<()>> {
+    let interval = sd_notify::watchdog_enabled()?;
+    Some(tokio::spawn(async move {
+        let mut tick = tokio::time::interval(interval / 2);
+        loop {
+            tick.tick().await;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }))
+}
+
+/// Best effort: without CAP_SYS_RESOURCE the kernel refuses, and the warning of the host facts says so.
+fn protect_from_oom() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-999");
+}

@@ -1,0 +1,175 @@
+//! The node: the engine, what is desired of it, and what is under way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::Semaphore;
+
+use crate::api::SourceStatus;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::{Fault, Result};
+use crate::manifest::ResourceKey;
+use crate::plan::{Declared, Desired, Step};
+use crate::store::DeclaredRecord;
+
+use super::local::LocalDirectory;
+use super::reconcile::Claims;
+
+/// What the manifest directory wants, as far as it was accepted.
+#[derive(Default)]
+pub struct DirectoryView {
+    /// Counts its changes.
+    pub version: u64,
+    /// What is declared in it.
+    pub declared: BTreeMap<ResourceKey, Declared>,
+    /// Its health.
+    pub status: SourceStatus,
+}
+
+/// The last failure of a resource's step.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub since: jiff::Timestamp,
+    pub fault: Fault,
+    /// When the loop tries again; `None` when only a change brings a new try.
+    pub next_try: Option<jiff::Timestamp>,
+}
+
+/// One node, served by a daemon or by the command line itself.
+pub struct Node {
+    pub(super) engine: Arc<Engine>,
+    pub(super) is_daemon: bool,
+    pub(super) directory: RwLock<DirectoryView>,
+    /// The source behind the view; the daemon's loop owns it, and a command without a daemon.
+    pub(super) source: tokio::sync::Mutex<LocalDirectory>,
+    pub(super) planning: tokio::sync::Mutex<()>,
+    pub(super) workers: Semaphore,
+    pub(super) pulls: Semaphore,
+    /// Says that the loop should look at the directory and the plan now.
+    pub(super) wake: tokio::sync::Notify,
+    claims: Mutex<Claims>,
+    failures: Mutex<HashMap<ResourceKey, Failure>>,
+    desired: Mutex<Option<(u64, u64, Arc<Desired>)>>,
+}
+
+impl Node {
+    /// Opens the node of this configuration. Refused when another process works on it.
+    pub async fn open(config: Config, is_daemon: bool) -> Result<Arc<Self>> {
+        let workers = config.controller.workers();
+        let pulls = usize::try_from(config.controller.pulls).unwrap_or(3);
+        let engine = Engine::open(config).await?;
+        let source = LocalDirectory::restore(&engine)?;
+        let node = Arc::new(Self {
+            engine,
+            is_daemon,
+            directory: RwLock::default(),
+            source: tokio::sync::Mutex::new(source),
+            planning: tokio::sync::Mutex::new(()),
+            workers: Semaphore::new(workers),
+            pulls: Semaphore::new(pulls.max(1)),
+            wake: tokio::sync::Notify::new(),
+            claims: Mutex::default(),
+            failures: Mutex::default(),
+            desired: Mutex::default(),
+        });
+        {
+            let source = node.source.lock().await;
+            node.show(source.view());
+        }
+        Ok(node)
+    }
+
+    /// Shows what the directory wants from now on.
+    pub(super) fn show(&self, mut view: DirectoryView) {
+        let mut shown = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        view.version = shown.version + 1;
+        *shown = view;
+    }
+
+    pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<ResourceKey, Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how a step went.
+    pub(super) fn remember(&self, step: &Step, fault: Option<&Fault>) {
+        let mut failures = self.failures();
+        match fault {
+            None => {
+                failures.remove(&step.key);
+            }
+            Some(fault) => {
+                let since = failures.get(&step.key).map_or_else(jiff::Timestamp::now, |failure| failure.since);
+                failures.insert(step.key.clone(), Failure { since, fault: fault.clone(), next_try: None });
+            }
+        }
+    }
+
+    /// Notes when the loop tries again.
+    pub(super) fn note_next_try(&self, key: &ResourceKey, at: jiff::Timestamp) {
+        if let Some(failure) = self.failures().get_mut(key) {
+            failure.next_try = Some(at);
+        }
+    }
+
+    /// Drops failures of what nobody wants any more.
+    pub(super) fn forget_failures(&self, keep: impl Fn(&ResourceKey) -> bool) {
+        self.failures().retain(|key, _| keep(key));
+    }
+
+    /// How the last step of a resource failed, if it did.
+    pub(super) fn failure(&self, key: &ResourceKey) -> Option<Failure> {
+        self.failures().get(key).cloned()
+    }
+
+    /// All that is wanted, from every source. A directory goes before what was applied or made by hand.
+    pub(super) fn desired(&self) -> Arc<Desired> {
+        let directory = self.directory.read().unwrap_or_else(PoisonError::into_inner);
+        let records = self.engine.memory().read();
+        let mut cache = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((version, declarations, desired)) = cache.as_ref()
+            && (*version, *declarations) == (directory.version, records.declarations)
+        {
+            return Arc::clone(desired);
+        }
+        let mut desired = Desired::default();
+        for (key, record) in &records.declared {
+            desired.resources.insert(key.clone(), declared(record));
+        }
+        for (key, declared) in &directory.declared {
+            desired.resources.insert(key.clone(), declared.clone());
+        }
+        let desired = Arc::new(desired);
+        *cache = Some((directory.version, records.declarations, Arc::clone(&desired)));
+        desired
+    }
+
+    /// Who declares a resource, if anybody does.
+    pub(super) fn declared(&self, key: &ResourceKey) -> Option<Declared> {
+        self.desired().resources.get(key).cloned()
+    }
+
+    /// Commits declarations and has the loop look at them.
+    pub(super) fn declare(&self, set: Vec<DeclaredRecord>, drop: &[ResourceKey]) -> Result<()> {
+        if set.is_empty() && drop.is_empty() {
+            return Ok(());
+        }
+        self.engine.memory().declare(self.engine.store(), set, drop)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+}
+
+/// A record as the planner wants it.
+fn declared(record: &DeclaredRecord) -> Declared {
+    Declared {
+        resource: record.resource.clone(),
+        source: record.source.clone(),
+        place: record.place.clone(),
+        fields: BTreeMap::new(),
+    }
+}

@@ -1,0 +1,341 @@
+//! Plans and has steps carried out: the one road from desired to done.
+//!
+//! Invariant: a step is planned and claimed in one breath, under one lock, and its claim ends after its
+//! effect is recorded; so no step is ever carried out on a node other than the one it was planned for, and
+//! no resource is worked on twice at a time, whoever asks (the loop, `apply`, a command by hand).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::api::ApplyEvent;
+use crate::engine::Freshness;
+use crate::error::{Class, Fault, Result};
+use crate::image::Progress;
+use crate::manifest::{Kind, ResourceKey};
+use crate::plan::{Action, Desired, Plan, Severity, Step};
+
+use super::Node;
+
+/// Which part of a plan somebody cares for.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// The node.
+    All,
+    /// These resources and what they need.
+    Keys(BTreeSet<ResourceKey>),
+}
+
+impl Scope {
+    /// One resource.
+    pub fn one(key: ResourceKey) -> Self {
+        Scope::Keys(BTreeSet::from([key]))
+    }
+
+    /// The part of a plan that is in scope, in the plan's order.
+    pub fn narrow(&self, plan: Plan) -> Plan {
+        let Scope::Keys(keys) = self else { return plan };
+        let by_key: BTreeMap<&ResourceKey, &Step> = plan.steps.iter().map(|step| (&step.key, step)).collect();
+        let mut wanted: BTreeSet<ResourceKey> = BTreeSet::new();
+        let mut todo: Vec<ResourceKey> = keys.iter().cloned().collect();
+        while let Some(key) = todo.pop() {
+            if let Some(step) = by_key.get(&key)
+                && wanted.insert(key)
+            {
+                todo.extend(step.needs.iter().cloned());
+            }
+        }
+        // What a container implied goes with it.
+        for step in &plan.steps {
+            if step.action == Action::Remove
+                && step.key.kind == Kind::Image
+                && !step.needs.is_empty()
+                && step.needs.iter().all(|need| wanted.contains(need))
+            {
+                wanted.insert(step.key.clone());
+            }
+        }
+        Plan {
+            steps: plan.steps.into_iter().filter(|step| wanted.contains(&step.key)).collect(),
+            problems: plan.problems.into_iter().filter(|problem| keys.contains(&problem.key)).collect(),
+        }
+    }
+}
+
+/// Steps under way, by key; the receiver turns true at the end.
+#[derive(Default)]
+pub(super) struct Claims {
+    under_way: HashMap<ResourceKey, watch::Receiver<bool>>,
+}
+
+/// Held while a step is under way.
+pub(super) struct Claim {
+    node: Arc<Node>,
+    key: ResourceKey,
+    done: watch::Sender<bool>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.node.claims().under_way.remove(&self.key);
+        let _ = self.done.send(true);
+    }
+}
+
+/// How a step ended.
+pub(super) struct Outcome {
+    pub step: Step,
+    pub result: Result<()>,
+    pub millis: u64,
+}
+
+impl Node {
+    /// The whole plan for what is desired now.
+    pub(super) async fn plan_for(self: &Arc<Self>, desired: &Desired, freshness: Freshness) -> Plan {
+        let observed = self.engine.observe(desired, freshness).await;
+        crate::plan::plan(desired, &observed)
+    }
+
+    /// Claims a step if nobody has it. Only under the planning lock.
+    pub(super) fn claim(self: &Arc<Self>, key: &ResourceKey) -> Option<Claim> {
+        let mut claims = self.claims();
+        if claims.under_way.contains_key(key) {
+            return None;
+        }
+        let (done, receiver) = watch::channel(false);
+        claims.under_way.insert(key.clone(), receiver);
+        Some(Claim { node: Arc::clone(self), key: key.clone(), done })
+    }
+
+    /// Claims a key for a person, behind whoever has it.
+    pub(super) async fn claim_when_free(self: &Arc<Self>, key: &ResourceKey) -> Claim {
+        loop {
+            if let Some(claim) = self.claim(key) {
+                return claim;
+            }
+            if let Some(mut other) = self.claimed(key) {
+                let _ = other.wait_for(|done| *done).await;
+            }
+        }
+    }
+
+    /// Whether a step of this key is under way.
+    pub(super) fn is_claimed(&self, key: &ResourceKey) -> bool {
+        self.claims().under_way.contains_key(key)
+    }
+
+    fn claimed(&self, key: &ResourceKey) -> Option<watch::Receiver<bool>> {
+        self.claims().under_way.get(key).cloned()
+    }
+
+    /// Carries out a claimed step, and remembers how it went.
+    pub(super) async fn carry_out(self: Arc<Self>, step: Step, claim: Claim, progress: Option<Progress>) -> Outcome {
+        let permits = if step.key.kind == Kind::Image { &self.pulls } else { &self.workers };
+        let _permit = permits.acquire().await;
+        let started = Instant::now();
+        let result = self.engine.execute(&step, progress).await;
+        self.remember(&step, result.as_ref().err());
+        drop(claim);
+        Outcome { step, result, millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// Brings a scope about once: every step is tried, none is tried again. Events go to `events`, those of
+    /// steps in the order of the first plan. Returns the first failure, for callers that did one thing.
+    pub(super) async fn drive(
+        self: &Arc<Self>,
+        scope: &Scope,
+        freshness: Freshness,
+        events: Option<mpsc::Sender<Result<ApplyEvent>>>,
+        progress: Option<Progress>,
+    ) -> std::result::Result<Counts, Fault> {
+        let mut report = Report::new(events);
+        let mut failed: HashMap<ResourceKey, Fault> = HashMap::new();
+        let mut tried: HashSet<ResourceKey> = HashSet::new();
+        let mut running: JoinSet<Outcome> = JoinSet::new();
+        // Registries are asked outside the planning lock; under it, only what they answered is looked at.
+        self.plan_for(&self.desired(), freshness).await;
+        loop {
+            let mut others = Vec::new();
+            let mut again = false;
+            {
+                let _planning = self.planning.lock().await;
+                let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
+                report.order(&plan);
+                report.done_by_others(&plan, |key| self.is_claimed(key) || tried.contains(key)).await;
+                let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
+                for step in &plan.steps {
+                    if let Some(receiver) = self.claimed(&step.key) {
+                        if !tried.contains(&step.key) {
+                            others.push(receiver);
+                        }
+                        continue;
+                    }
+                    if failed.contains_key(&step.key) || report.has(&step.key) {
+                        continue;
+                    }
+                    if let Some(need) = step.needs.iter().find(|need| failed.contains_key(need)) {
+                        let fault = Fault::new(Class::No, format!("{} was not tried: {need} failed", step.key));
+                        self.remember(step, Some(&fault));
+                        failed.insert(step.key.clone(), fault.clone());
+                        report.ended(Outcome { step: step.clone(), result: Err(fault), millis: 0 }).await;
+                        again = true;
+                        continue;
+                    }
+                    if step.needs.iter().any(|need| pending.contains(need)) {
+                        continue;
+                    }
+                    if let Some(claim) = self.claim(&step.key) {
+                        tried.insert(step.key.clone());
+                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone()));
+                    }
+                }
+                for problem in plan.problems {
+                    report.problem(problem).await;
+                }
+            }
+            if again {
+                continue;
+            }
+            if running.is_empty() {
+                let Some(mut other) = others.pop() else { break };
+                let _ = other.wait_for(|done| *done).await;
+                continue;
+            }
+            if let Some(ended) = running.join_next().await {
+                match ended {
+                    Ok(outcome) => {
+                        if let Err(fault) = &outcome.result {
+                            failed.insert(outcome.step.key.clone(), fault.clone());
+                        }
+                        report.ended(outcome).await;
+                    }
+                    Err(error) => return Err(Fault::new(Class::Bug, format!("a step ended badly: {error}"))),
+                }
+            }
+        }
+        report.finish().await;
+        Ok(report.counts)
+    }
+
+    /// Tells the steps that [`Node::drive`] would take, without taking any.
+    pub(super) async fn dry_run(self: &Arc<Self>, desired: &Desired, scope: &Scope) -> Plan {
+        scope.narrow(self.plan_for(desired, Freshness::Now).await)
+    }
+}
+
+/// What came of a drive.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    pub changed: u64,
+    pub failed: u64,
+    pub first_fault: Option<Fault>,
+    pub touched: BTreeSet<ResourceKey>,
+}
+
+/// Tells outcomes in the order of the plan, however they come.
+struct Report {
+    events: Option<mpsc::Sender<Result<ApplyEvent>>>,
+    order: Vec<Step>,
+    next: usize,
+    ended: HashMap<ResourceKey, ApplyEvent>,
+    told: HashSet<ResourceKey>,
+    problems: BTreeSet<(ResourceKey, String)>,
+    counts: Counts,
+}
+
+impl Report {
+    fn new(events: Option<mpsc::Sender<Result<ApplyEvent>>>) -> Self {
+        Self {
+            events,
+            order: Vec::new(),
+            next: 0,
+            ended: HashMap::new(),
+            told: HashSet::new(),
+            problems: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Whether a step of this key has ended already.
+    fn has(&self, key: &ResourceKey) -> bool {
+        self.told.contains(key) || self.ended.contains_key(key)
+    }
+
+    fn order(&mut self, plan: &Plan) {
+        let known: HashSet<ResourceKey> = self.order.iter().map(|step| step.key.clone()).collect();
+        self.order.extend(plan.steps.iter().filter(|step| !known.contains(&step.key)).cloned());
+    }
+
+    /// Steps of ours that are gone from the plan without having been tried here: somebody else did them.
+    async fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
+        let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
+        let done: Vec<Step> = self
+            .order
+            .iter()
+            .filter(|step| !pending.contains(&step.key) && !self.has(&step.key) && !under_way(&step.key))
+            .cloned()
+            .collect();
+        for step in done {
+            self.ended(Outcome { step, result: Ok(()), millis: 0 }).await;
+        }
+    }
+
+    async fn tell(&self, event: ApplyEvent) {
+        if let Some(events) = &self.events {
+            // Nobody listening stops nothing that was begun.
+            let _ = events.send(Ok(event)).await;
+        }
+    }
+
+    async fn ended(&mut self, outcome: Outcome) {
+        let Outcome { step, result, millis } = outcome;
+        self.counts.touched.insert(step.key.clone());
+        let key = step.key.clone();
+        let event = match result {
+            Ok(()) => {
+                self.counts.changed += 1;
+                ApplyEvent::Done { step, millis }
+            }
+            Err(fault) => {
+                self.counts.failed += 1;
+                self.counts.first_fault.get_or_insert_with(|| fault.clone());
+                ApplyEvent::Failed { step, fault, millis }
+            }
+        };
+        self.ended.insert(key, event);
+        while let Some(step) = self.order.get(self.next) {
+            let Some(event) = self.ended.remove(&step.key) else { break };
+            self.told.insert(step.key.clone());
+            self.next += 1;
+            self.tell(event).await;
+        }
+    }
+
+    async fn problem(&mut self, problem: crate::plan::Problem) {
+        if self.problems.insert((problem.key.clone(), problem.message.clone())) {
+            self.counts.touched.insert(problem.key.clone());
+            if problem.severity == Severity::Error {
+                self.counts.failed += 1;
+                self.counts.first_fault.get_or_insert_with(|| {
+                    let mut fault = Fault::new(Class::No, problem.message.clone());
+                    fault.help.clone_from(&problem.help);
+                    fault.place = problem.place.as_ref().map(ToString::to_string);
+                    fault
+                });
+            }
+            self.tell(ApplyEvent::Problem { problem }).await;
+        }
+    }
+
+    /// Steps that somebody else did in the meantime have no outcome of their own; the rest is told now.
+    async fn finish(&mut self) {
+        let untried: Vec<Step> = self.order.iter().filter(|step| !self.has(&step.key)).cloned().collect();
+        for step in untried {
+            let fault = Fault::new(Class::No, format!("{} was not tried: what it needs is not there yet", step.key));
+            self.ended(Outcome { step, result: Err(fault), millis: 0 }).await;
+        }
+    }
+}

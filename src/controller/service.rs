@@ -1,0 +1,138 @@
+//! The node as the API sees it: each call, by the part of the controller that answers it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::api::{Archive, Service, Stream, channel};
+use crate::api::*;
+use crate::error::Result;
+use crate::manifest::ResourceKey;
+use crate::plan::Plan;
+use crate::shim::protocol::Exit;
+
+use super::Node;
+
+/// A handle on a node that answers the API.
+pub struct NodeService(pub Arc<Node>);
+
+impl Service for NodeService {
+    fn apply(&self, request: ApplyRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>> {
+        Box::pin(self.0.apply(request))
+    }
+
+    fn diff(&self, request: DiffRequest) -> BoxFuture<'_, Result<Plan>> {
+        Box::pin(self.0.diff(request))
+    }
+
+    fn delete(&self, request: DeleteRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>> {
+        Box::pin(self.0.delete(request))
+    }
+
+    fn list(&self, query: Query) -> BoxFuture<'_, Result<Vec<Item>>> {
+        Box::pin(async move { self.0.list(&query) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<StatusReport>> {
+        Box::pin(self.0.status())
+    }
+
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.wait(request))
+    }
+
+    fn events(&self, filter: EventFilter) -> BoxFuture<'_, Result<Stream<EventRecord>>> {
+        Box::pin(async move { self.0.events(filter) })
+    }
+
+    fn logs(&self, request: LogRequest) -> BoxFuture<'_, Result<Stream<LogLine>>> {
+        Box::pin(async move {
+            let (sender, stream) = channel(256);
+            let follower = super::logs::Follower::open(&self.0, request)?;
+            tokio::spawn(follower.run(sender));
+            Ok(stream)
+        })
+    }
+
+    fn sync(&self, request: SyncRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>> {
+        Box::pin(self.0.sync(request))
+    }
+
+    fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stream<PullEvent>>> {
+        Box::pin(async move { self.0.pull_by_hand(request) })
+    }
+
+    fn tag(&self, request: TagRequest) -> BoxFuture<'_, Result<Item>> {
+        Box::pin(self.0.tag_by_hand(request))
+    }
+
+    fn remove_image(&self, request: RemoveImageRequest) -> BoxFuture<'_, Result<RemovedImage>> {
+        Box::pin(self.0.remove_image_by_hand(request))
+    }
+
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+        Box::pin(self.0.load(request, archive))
+    }
+
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
+        Box::pin(self.0.create_by_hand(request))
+    }
+
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>> {
+        Box::pin(self.0.start_by_hand(request))
+    }
+
+    fn stop(&self, request: StopRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.stop_by_hand(request))
+    }
+
+    fn restart(&self, request: StopRequest) -> BoxFuture<'_, Result<Created>> {
+        Box::pin(async move {
+            let start = StartRequest {
+                namespace: request.namespace.clone(),
+                name: request.name.clone(),
+                ..StartRequest::default()
+            };
+            self.0.stop_by_hand(request).await?;
+            self.0.start_by_hand(start).await
+        })
+    }
+
+    fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.0.engine.kill(&(request.namespace, request.name), request.signal, request.all).await
+        })
+    }
+
+    fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>> {
+        Box::pin(self.0.remove_by_hand(request))
+    }
+
+    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Exit>> {
+        Box::pin(self.0.wait_exit(request))
+    }
+
+    fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {
+        Box::pin(async move { self.0.inspect(&key) })
+    }
+
+    fn create_namespace(&self, request: NamespaceRequest) -> BoxFuture<'_, Result<Item>> {
+        Box::pin(self.0.create_namespace(request))
+    }
+
+    fn remove_namespace(&self, request: NamespaceRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.remove_namespace(request))
+    }
+
+    fn label(&self, request: LabelRequest) -> BoxFuture<'_, Result<Item>> {
+        Box::pin(self.0.label(request))
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<Info>> {
+        Box::pin(async move { Ok(self.0.info()) })
+    }
+
+    fn version(&self) -> BoxFuture<'_, Result<Version>> {
+        Box::pin(async move { Ok(self.0.version().await) })
+    }
+}

@@ -1,0 +1,723 @@
+//! The steps of containers: make, update, start, stop, collect, take away.
+//!
+//! Order of making: row, writable snapshot, network namespace and bundle (while the shim starts), task,
+//! then the row says that it was started. Order of taking away: task, shim, bundle, network namespace,
+//! snapshot, logs, row. A crash leaves the row, and the row is what the next reconcile repairs by.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Class, Fault, Result};
+use crate::image::Image;
+use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
+use crate::oci::{Digest, Platform};
+use crate::plan::Source;
+use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, cgroup, spec};
+use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
+use crate::store::{ContainerRecord, EventType};
+
+use super::image::new_uid;
+use super::memory::ContainerKey;
+use super::{Engine, lock_of};
+
+/// The streams of a foreground task: FIFOs that exist already.
+#[derive(Debug, Clone, Default)]
+pub struct TaskStdio {
+    /// Absolute path; absent: `/dev/null`.
+    pub stdin: Option<PathBuf>,
+    /// Absolute path; absent: only logged.
+    pub stdout: Option<PathBuf>,
+    /// Absolute path; absent: only logged.
+    pub stderr: Option<PathBuf>,
+    /// The process gets a terminal.
+    pub terminal: bool,
+}
+
+/// What is special about one start.
+#[derive(Debug, Clone, Default)]
+pub struct StartOptions {
+    /// Streams beside the log.
+    pub stdio: TaskStdio,
+    /// Counts as a restart (its shim was gone).
+    pub lost: bool,
+}
+
+/// A task that was started.
+#[derive(Debug, Clone, Copy)]
+pub struct Launched {
+    /// Number of its attempt.
+    pub attempt: u32,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// What is needed beside the shim, made while it starts.
+struct Prepared {
+    mounts: Vec<RootMount>,
+    warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container and starts it; one of this name that is there already is taken away first, but
+    /// not before the new one's image is ready.
+    pub(super) async fn make_container(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        resource: &Resource,
+        digest: Option<&Digest>,
+        source: Source,
+    ) -> Result<()> {
+        let id = (key.namespace.clone(), key.name.clone());
+        let spec = container_spec(resource)?;
+        let digest = self.image_digest(&key.namespace, spec, digest)?;
+        let image = self.ready_image(&digest).await?;
+        check_sources(spec, key)?;
+        let before = self.memory.read().containers.get(&id).cloned();
+        let revision = before.as_ref().map_or(1, |record| record.revision + 1);
+        // How it was made by hand is not part of what it is.
+        let wish = self.take_wish(&id);
+        if let Some(before) = &before {
+            self.take_down(&id, before).await?;
+            self.remove_data(&id, before).await?;
+        }
+        let record = ContainerRecord {
+            namespace: id.0.clone(),
+            name: id.1.clone(),
+            uid: new_uid(),
+            revision,
+            resource: resource.clone(),
+            source,
+            image: digest,
+            created: jiff::Timestamp::now(),
+            stopped_by_hand: false,
+            started: false,
+            auto_remove: wish.making.auto_remove,
+            last: None,
+        };
+        self.put(record)?;
+        if wish.making.held {
+            self.event(key, EventType::Normal, "Created", "made, not started");
+            return self.change(&id, |record| record.stopped_by_hand = true);
+        }
+        self.start_task(&id, &image, wish.options).await.map(drop)
+    }
+
+    /// Changes what can be changed while it runs.
+    pub(super) async fn update_container(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        resource: &Resource,
+        digest: Option<&Digest>,
+        source: Source,
+    ) -> Result<()> {
+        let id = (key.namespace.clone(), key.name.clone());
+        let Some(before) = self.memory.read().containers.get(&id).cloned() else {
+            return Err(Fault::new(Class::Bug, format!("{key} is updated, but not there")));
+        };
+        let spec = container_spec(resource)?;
+        let alive = lock_of(&self.tasks).contains_key(&id);
+        if alive {
+            let old = container_spec(&before.resource)?;
+            if old.resources != spec.resources {
+                let runtime = self.runtime_binary(spec)?;
+                let limits = spec::resources(&spec.resources, &self.host);
+                let root = self.runtime_root(&id.0);
+                crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, self.uses_systemd_cgroups())
+                    .await
+                    .map_err(Fault::from)?;
+            }
+            let bundle = self.bundle(&id)?;
+            let mut supervision = self.supervision(&id, spec, &before, false)?;
+            if let Some(current) = bundle.read_supervision().map_err(Fault::from)? {
+                supervision.first_attempt = current.first_attempt;
+                supervision.restarts = current.restarts;
+            }
+            bundle.write_supervision(&supervision).map_err(Fault::from)?;
+            let client = lock_of(&self.tasks).get(&id).and_then(|task| task.client.clone());
+            if let Some(client) = client {
+                client.reload().await.map_err(Fault::from)?;
+            }
+        }
+        let mut record = before;
+        record.revision += 1;
+        record.resource = resource.clone();
+        record.source = source;
+        if let Some(digest) = digest {
+            record.image = digest.clone();
+        }
+        self.put(record)?;
+        self.event(key, EventType::Normal, "Updated", "changed in place");
+        Ok(())
+    }
+
+    /// Starts the task of a container that has none.
+    pub(super) async fn start_again(self: &Arc<Self>, key: &ResourceKey) -> Result<()> {
+        let id = (key.namespace.clone(), key.name.clone());
+        if lock_of(&self.tasks).get(&id).is_some_and(|task| is_supervised(task.state.phase)) {
+            return Ok(());
+        }
+        let Some(record) = self.memory.read().containers.get(&id).cloned() else {
+            return Err(Fault::new(Class::NotFound, format!("{key} is not there")));
+        };
+        // What is left of the task before goes first.
+        self.take_down(&id, &record).await?;
+        let image = self.ready_image(&record.image).await?;
+        let mut options = self.take_wish(&id).options;
+        let was_final = record.last.as_ref().is_some_and(|state| !is_supervised(state.phase));
+        options.lost = record.started && !record.stopped_by_hand && !was_final;
+        if record.stopped_by_hand {
+            self.change(&id, |record| record.stopped_by_hand = false)?;
+        }
+        self.start_task(&id, &image, options).await.map(drop)
+    }
+
+    /// Takes a container away with everything that was made for it.
+    pub(super) async fn remove_container(self: &Arc<Self>, id: &ContainerKey) -> Result<()> {
+        let record = self.memory.read().containers.get(id).cloned();
+        let Some(record) = record else {
+            return Ok(());
+        };
+        self.take_down(id, &record).await?;
+        self.remove_data(id, &record).await?;
+        self.store.remove_container(&id.0, &id.1)?;
+        self.memory.write().containers.remove(id);
+        self.remove_empty_directories(&id.0);
+        self.event(&container_key(id), EventType::Normal, "Removed", "stopped and removed");
+        Ok(())
+    }
+
+    /// Ends the task by hand and keeps it down.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such container.
+    pub async fn stop_by_hand(self: &Arc<Self>, id: &ContainerKey, grace: Option<Duration>) -> Result<()> {
+        let key = container_key(id);
+        let _key = self.keys.lock(&key).await;
+        let Some(record) = self.memory.read().containers.get(id).cloned() else {
+            return Err(not_found(id));
+        };
+        // The wish is durable before the signal: a crash between leaves a task that is stopped at the next start.
+        self.change(id, |record| record.stopped_by_hand = true)?;
+        let state = self.end_task(id, &record, grace).await?;
+        if let Some(state) = state {
+            self.change(id, |record| record.last = Some(state))?;
+        }
+        self.event(&key, EventType::Normal, "Stopped", "by hand");
+        if record.auto_remove {
+            self.forget_container(id, &record).await?;
+        }
+        self.touch();
+        Ok(())
+    }
+
+    /// The exit of a container that removed itself not long ago.
+    pub fn departed(&self, id: &ContainerKey) -> Option<Exit> {
+        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, _, exit)| exit.clone())
+    }
+
+    /// Its unique id.
+    pub fn departed_uid(&self, id: &ContainerKey) -> Option<String> {
+        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, uid, _)| uid.clone())
+    }
+
+    /// Says how the container that the next step makes or starts is to be, beside what its resource says.
+    pub fn wish(&self, id: &ContainerKey, making: Making, options: StartOptions) {
+        lock_of(&self.wishes).insert(id.clone(), Wishes { making, options });
+    }
+
+    /// Takes back what no step has taken.
+    pub fn unwish(&self, id: &ContainerKey) {
+        lock_of(&self.wishes).remove(id);
+    }
+
+    fn take_wish(&self, id: &ContainerKey) -> Wishes {
+        lock_of(&self.wishes).remove(id).unwrap_or_default()
+    }
+
+    /// Sends a signal to the task's process.
+    pub async fn kill(&self, id: &ContainerKey, signal: i32, all: bool) -> Result<()> {
+        if !self.memory.read().containers.contains_key(id) {
+            return Err(not_found(id));
+        }
+        let client = lock_of(&self.tasks)
+            .get(id)
+            .filter(|task| task.state.phase == TaskPhase::Running)
+            .and_then(|task| task.client.clone());
+        match client {
+            Some(client) => client.kill(signal, all).await.map_err(Fault::from),
+            None => Err(Fault::new(Class::Refused, format!("container {}/{} has no running task", id.0, id.1))
+                .help(format!("start it: bayplan -n {} start {}", id.0, id.1))),
+        }
+    }
+
+    /// The end of a task that ended for good: its state is kept, and the shim may go.
+    pub(super) async fn collect(self: &Arc<Self>, id: &ContainerKey) {
+        let key = container_key(id);
+        let _key = self.keys.lock(&key).await;
+        let Some(state) = lock_of(&self.tasks).get(id).map(|task| task.state.clone()) else { return };
+        if is_supervised(state.phase) || state.phase == TaskPhase::Created {
+            return;
+        }
+        let Some(record) = self.memory.read().containers.get(id).cloned() else { return };
+        let result = async {
+            self.change(id, |record| {
+                record.started = true;
+                record.last = Some(state);
+            })?;
+            self.take_down(id, &record).await?;
+            if record.auto_remove {
+                self.forget_container(id, &record).await?;
+            }
+            Ok::<_, Fault>(())
+        }
+        .await;
+        if let Err(fault) = result {
+            self.event(&key, EventType::Warning, "CleanUpFailed", fault.message);
+        }
+        self.touch();
+    }
+
+    /// Forgets a container that removes itself, and that it was declared.
+    async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
+        let key = container_key(id);
+        if let Some(exit) = self.memory.read().containers.get(id).and_then(|r| r.last.as_ref()?.exit.clone()) {
+            let mut departed = lock_of(&self.departed);
+            departed.push_back((id.clone(), record.uid.clone(), exit));
+            if departed.len() > 256 {
+                departed.pop_front();
+            }
+        }
+        self.remove_data(id, record).await?;
+        self.memory.declare(&self.store, Vec::new(), std::slice::from_ref(&key))?;
+        self.store.remove_container(&id.0, &id.1)?;
+        self.memory.write().containers.remove(id);
+        self.remove_empty_directories(&id.0);
+        Ok(())
+    }
+
+    /// The digest to run: as planned, else what the reference gives now.
+    fn image_digest(&self, namespace: &str, spec: &ContainerSpec, planned: Option<&Digest>) -> Result<Digest> {
+        if let Some(digest) = planned {
+            return Ok(digest.clone());
+        }
+        let records = self.memory.read();
+        match records.references.get(&(namespace.to_owned(), spec.image.clone())) {
+            Some(record) => Ok(record.digest.clone()),
+            None => Err(Fault::new(Class::NotFound, format!("image {} is not in namespace {namespace}", spec.image))
+                .help(format!("bayplan -n {namespace} pull {}", spec.image))),
+        }
+    }
+
+    async fn ready_image(self: &Arc<Self>, digest: &Digest) -> Result<Image> {
+        let image = self.images.load_image(digest, &Platform::host()).map_err(Fault::from)?;
+        if !self.snapshots.is_unpacked(&image) {
+            self.unpack(&image, None).await?;
+        }
+        Ok(image)
+    }
+
+    /// Starts the task: the shim comes up while everything else is prepared.
+    pub(super) async fn start_task(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        image: &Image,
+        options: StartOptions,
+    ) -> Result<Launched> {
+        let Some(record) = self.memory.read().containers.get(id).cloned() else {
+            return Err(not_found(id));
+        };
+        let result = self.try_start(id, &record, image, options).await;
+        if result.is_err() {
+            // Nothing half-made stays; the row does, and with it the wish.
+            if let Err(fault) = self.take_down(id, &record).await {
+                tracing::warn!(container = %container_key(id), %fault, "a failed start left something behind");
+            }
+        }
+        result
+    }
+
+    async fn try_start(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        record: &ContainerRecord,
+        image: &Image,
+        options: StartOptions,
+    ) -> Result<Launched> {
+        let key = container_key(id);
+        let spec = container_spec(&record.resource)?;
+        self.runtime_binary(spec)?;
+        if self.bundle(id)?.exists() {
+            self.take_down(id, record).await?;
+        }
+        let bundle = Bundle::create(&self.config.state, &id.0, &id.1).map_err(Fault::from)?;
+        let supervision = self.supervision(id, spec, record, options.lost)?;
+        let first_attempt = supervision.first_attempt;
+        // The shim reads it first thing, for its own oom score.
+        bundle.write_supervision(&supervision).map_err(Fault::from)?;
+        let launch = {
+            let launch = Launch {
+                shim_binary: self.config.shim_path(),
+                bundle: bundle.path().to_owned(),
+                address: self.config.address(),
+                foreign: false,
+                debug: false,
+            };
+            tokio::spawn(async move { ShimClient::launch(&launch).await })
+        };
+        let prepared = {
+            let (engine, record, image, bundle) = (Arc::clone(self), record.clone(), image.clone(), bundle.clone());
+            let terminal = options.stdio.terminal;
+            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, terminal)).await
+        };
+        let client = launch
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("{key}: the shim's start: {error}")))?
+            .map_err(Fault::from)?;
+        let prepared =
+            prepared.map_err(|error| Fault::new(Class::Bug, format!("{key}: preparing its start: {error}")))??;
+        for warning in &prepared.warnings {
+            self.event(&key, EventType::Warning, "BestEffort", warning.clone());
+        }
+        let stdio = Stdio {
+            stdin: options.stdio.stdin,
+            stdout: options.stdio.stdout,
+            stderr: options.stdio.stderr,
+            terminal: options.stdio.terminal,
+        };
+        let started = async {
+            let pid = client.create(&prepared.mounts, &stdio).await?;
+            client.start().await?;
+            Ok::<_, crate::runtime::RuntimeError>(pid)
+        };
+        let pid = started.await.map_err(|error| {
+            let mut fault = Fault::from(error);
+            fault.message = format!("{key}: {}", fault.message);
+            fault
+        })?;
+        self.adopt_task(id, client).await?;
+        // A crash before this commit is repaired by adoption, which finds the shim.
+        self.change(id, |record| {
+            record.started = true;
+            record.last = None;
+        })?;
+        self.event(&key, EventType::Normal, "Started", format!("attempt {first_attempt}, process {pid}"));
+        Ok(Launched { attempt: first_attempt, pid })
+    }
+
+    /// Everything that a task needs beside its shim. Blocking.
+    fn prepare(
+        &self,
+        record: &ContainerRecord,
+        image: &Image,
+        bundle: &Bundle,
+        terminal: bool,
+    ) -> Result<Prepared> {
+        let spec = container_spec(&record.resource)?;
+        let mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
+        let netns = if spec.host_network {
+            None
+        } else {
+            Some(crate::network::create(&self.config.state, &record.namespace, &record.name).map_err(Fault::from)?)
+        };
+        let mut container = spec.clone();
+        container.tty |= terminal;
+        let files = spec::LayerFiles { layers: self.snapshots.lower_dirs(image).map_err(Fault::from)? };
+        let built = spec::build(&spec::SpecInput {
+            name: &record.name,
+            namespace: &record.namespace,
+            container: &container,
+            image: &image.config,
+            files: &files,
+            netns,
+            cgroup: &self.cgroup_path(&record.namespace, &record.name)?,
+            cgroup_driver: self.cgroup_driver(),
+            bundle: bundle.path(),
+            host: &self.host,
+        })
+        .map_err(Fault::from)?;
+        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
+        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
+        bundle.write_config(&built.spec).map_err(Fault::from)?;
+        Ok(Prepared { mounts, warnings: built.warnings })
+    }
+
+    /// Ends the task if there is one, and clears away shim, bundle and network namespace. Idempotent.
+    /// The container's record and its files stay.
+    pub(super) async fn take_down(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
+        if let Some(state) = self.end_task(id, record, None).await? {
+            tracing::debug!(container = %container_key(id), phase = ?state.phase, "task is down");
+        }
+        Ok(())
+    }
+
+    /// Ends the task and gives its last state.
+    async fn end_task(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        record: &ContainerRecord,
+        grace: Option<Duration>,
+    ) -> Result<Option<TaskState>> {
+        let bundle = self.bundle(id)?;
+        let path = bundle.path();
+        let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
+        let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(path));
+        let client = match task {
+            Some((client, _)) => client,
+            None if crate::runtime::shim_alive(path) => ShimClient::connect(path).await.ok(),
+            None => None,
+        };
+        if let Some(client) = client {
+            let spec = container_spec(&record.resource)?;
+            let grace = grace.unwrap_or(Duration::from_secs(u64::from(spec.termination_grace_period_seconds)));
+            let signal = self.stop_signal(record, spec);
+            match client.stop(signal, grace).await {
+                Ok(state) => last = Some(state),
+                // A shim that dies while it stops its container is cleaned up after like any dead one.
+                Err(error) => tracing::warn!(container = %container_key(id), %error, "its shim did not stop it"),
+            }
+            if let Err(error) = client.delete().await {
+                tracing::debug!(container = %container_key(id), %error, "delete");
+            }
+            let _ = client.shutdown().await;
+        }
+        if let Some(task) = lock_of(&self.tasks).remove(id) {
+            task.forget();
+        }
+        self.clear_bundle(&bundle).await?;
+        Ok(last)
+    }
+
+    /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
+    /// network namespace, the cgroup. Idempotent.
+    pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
+        if bundle.exists() {
+            wait_for_shim(bundle.path()).await;
+            if !is_clean(bundle.path()) {
+                crate::runtime::cleanup(&self.config.shim_path(), bundle.path(), &self.config.address())
+                    .await
+                    .map_err(Fault::from)?;
+            }
+        }
+        let engine = Arc::clone(self);
+        let bundle = bundle.clone();
+        tokio::task::spawn_blocking(move || {
+            bundle.remove().map_err(Fault::from)?;
+            let (namespace, name) = (bundle.namespace(), bundle.id());
+            crate::network::remove(&engine.config.state, namespace, name).map_err(Fault::from)?;
+            let path = engine.cgroup_path(namespace, name)?;
+            cgroup::remove(&engine.host, engine.cgroup_driver(), &path).map_err(Fault::from)?;
+            let _ = std::fs::remove_dir_all(engine.runtime_root(namespace).join(name));
+            Ok(())
+        })
+        .await
+        .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
+    }
+
+    /// The writable snapshot and the logs.
+    async fn remove_data(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
+        let engine = Arc::clone(self);
+        let key = snapshot_key(record);
+        let logs = self.log_dir(id);
+        tokio::task::spawn_blocking(move || {
+            engine.snapshots.remove(&key).map_err(Fault::from)?;
+            match std::fs::remove_dir_all(&logs) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(Fault::new(Class::Runtime, format!("logs {}: {error}", logs.display())));
+                }
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
+    }
+
+    /// Namespaces that have containers: a start under way may be about to use their cgroups.
+    pub(super) fn namespaces_in_use(&self) -> BTreeSet<String> {
+        self.memory.read().containers.keys().map(|(namespace, _)| namespace.clone()).collect()
+    }
+
+    /// Directories and cgroups of a namespace in which nothing is left.
+    fn remove_empty_directories(&self, namespace: &str) {
+        let _ = std::fs::remove_dir(self.config.state.join("tasks").join(namespace));
+        let _ = std::fs::remove_dir(self.runtime_root(namespace));
+        let _ = std::fs::remove_dir(self.config.log_dir().join(namespace));
+        if let Ok(parent) = cgroup::CgroupParent::new(&self.config.cgroup_parent()) {
+            cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
+        }
+    }
+
+    fn supervision(
+        &self,
+        id: &ContainerKey,
+        spec: &ContainerSpec,
+        record: &ContainerRecord,
+        lost: bool,
+    ) -> Result<Supervision> {
+        let log_dir = self.log_dir(id);
+        let before = crate::runtime::read_state(self.bundle(id)?.path()).or_else(|| record.last.clone());
+        let logged = newest_attempt(&log_dir);
+        let attempt = before.as_ref().map_or(0, |state| state.attempt).max(logged);
+        let restarts = before.as_ref().map_or(attempt.saturating_sub(1), |state| state.restarts) + u32::from(lost);
+        Ok(Supervision {
+            version: 1,
+            runtime: self.runtime_binary(spec)?,
+            runtime_root: self.runtime_root(&id.0),
+            systemd_cgroup: self.uses_systemd_cgroups(),
+            restart: Restart {
+                policy: match spec.restart {
+                    RestartPolicy::Always => Policy::Always,
+                    RestartPolicy::OnFailure => Policy::OnFailure,
+                    RestartPolicy::Never => Policy::Never,
+                },
+                limit: spec.restart_limit,
+                initial_ms: millis(spec.backoff.initial.duration()),
+                max_ms: millis(spec.backoff.max.duration()),
+            },
+            log_dir: Some(log_dir),
+            log_max_size: u64::try_from(spec.logs.max_size.value()).unwrap_or(10 << 20),
+            log_max_files: spec.logs.max_files,
+            first_attempt: attempt + 1,
+            restarts,
+            oom_score_adj: Some(self.config.shim.oom_score_adj),
+            runtime_timeout_ms: None,
+        })
+    }
+
+    /// Where a container's logs are.
+    pub fn log_dir(&self, id: &ContainerKey) -> PathBuf {
+        self.config.log_dir().join(&id.0).join(&id.1)
+    }
+
+    fn stop_signal(&self, record: &ContainerRecord, container: &ContainerSpec) -> i32 {
+        let image = self.images.load_image(&record.image, &Platform::host()).ok();
+        image.and_then(|image| spec::stop_signal(container, &image.config).ok()).unwrap_or(15)
+    }
+
+    fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {
+        let Some(path) = self.config.runtime(spec.runtime.as_deref()) else {
+            let name = spec.runtime.as_deref().unwrap_or("runc");
+            return Err(Fault::new(Class::Invalid, format!("runtime {name} is not configured"))
+                .help(format!("add [runtimes.{name}] with its path to the configuration")));
+        };
+        crate::runtime::host::find_runc(Some(path)).map_err(Fault::from)
+    }
+
+    /// runc's `--root`: ids are unique within a namespace only.
+    fn runtime_root(&self, namespace: &str) -> PathBuf {
+        self.config.state.join("runtime").join(namespace)
+    }
+
+    pub(super) fn cgroup_driver(&self) -> CgroupDriver {
+        match self.config.cgroup.driver {
+            crate::config::CgroupDriver::Auto => CgroupDriver::auto(&self.host),
+            crate::config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+            crate::config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+        }
+    }
+
+    /// Whether systemd makes the cgroups.
+    pub fn uses_systemd_cgroups(&self) -> bool {
+        self.cgroup_driver() == CgroupDriver::Systemd
+    }
+
+    fn cgroup_path(&self, namespace: &str, name: &str) -> Result<CgroupPath> {
+        CgroupPath::new(&self.config.cgroup_parent(), namespace, name).map_err(Fault::from)
+    }
+
+    /// Commits a record and then shows it.
+    pub(super) fn put(&self, record: ContainerRecord) -> Result<()> {
+        self.store.put_container(&record)?;
+        self.memory.write().containers.insert((record.namespace.clone(), record.name.clone()), record);
+        Ok(())
+    }
+
+    /// Changes a record, commits it if it differs, and then shows it.
+    pub(super) fn change(&self, id: &ContainerKey, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        let Some(mut record) = self.memory.read().containers.get(id).cloned() else {
+            return Ok(());
+        };
+        let before = record.clone();
+        change(&mut record);
+        if record == before { Ok(()) } else { self.put(record) }
+    }
+}
+
+/// How a container is made by hand, beside what it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Making {
+    /// Removed when its task ends.
+    pub auto_remove: bool,
+    /// Made, but not started.
+    pub held: bool,
+}
+
+/// Set by who asks, taken by the step that makes or starts it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wishes {
+    making: Making,
+    options: StartOptions,
+}
+
+/// The key of a container.
+pub fn container_key(id: &ContainerKey) -> ResourceKey {
+    ResourceKey::new(Kind::Container, &id.0, &id.1)
+}
+
+pub(super) fn is_supervised(phase: TaskPhase) -> bool {
+    matches!(phase, TaskPhase::Running | TaskPhase::BackOff)
+}
+
+pub(super) fn not_found(id: &ContainerKey) -> Fault {
+    Fault::new(Class::NotFound, format!("container {}/{} is not there", id.0, id.1))
+        .help(format!("bayplan -n {} get containers lists what is", id.0))
+}
+
+fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
+    resource
+        .container()
+        .ok_or_else(|| Fault::new(Class::Bug, format!("{} is executed as a container", resource.key())))
+}
+
+fn check_sources(spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
+    spec::check_sources(&spec.mounts).map_err(|error| {
+        let mut fault = Fault::from(error);
+        fault.message = format!("{key}: {}", fault.message);
+        fault
+    })
+}
+
+fn snapshot_key(record: &ContainerRecord) -> String {
+    format!("{}/{}", record.namespace, record.uid)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The highest attempt that has a log: counts on where nothing else remembers (after a reboot).
+fn newest_attempt(log_dir: &Path) -> u32 {
+    let Ok(entries) = std::fs::read_dir(log_dir) else { return 0 };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok())
+        .max()
+        .unwrap_or(0)
+}
+
+/// A shim that was told to shut down needs a moment; one that is gone needs none.
+async fn wait_for_shim(bundle: &Path) {
+    for _ in 0..500 {
+        if !crate::runtime::shim_alive(bundle) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whether the shim left in order: it deleted its container, so there is nothing to clean up.
+fn is_clean(bundle: &Path) -> bool {
+    !bundle.join(crate::shim::protocol::LOCK_FILE).exists()
+}

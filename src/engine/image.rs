@@ -1,0 +1,401 @@
+//! The steps of images, tags and namespaces: have a reference point at the right bytes, or be gone.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Class, Fault, Result};
+use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
+use crate::manifest::{Resource, ResourceKey, Spec};
+use crate::oci::{Digest, Platform, Reference};
+use crate::plan::{ReferenceRole, Source};
+use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
+
+use super::Engine;
+
+/// What was freed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Freed {
+    /// Blobs and snapshots.
+    pub items: u64,
+    /// Bytes of blobs.
+    pub bytes: u64,
+}
+
+/// Why a reference is here and what is written at it.
+pub(super) struct Standing {
+    pub role: ReferenceRole,
+    pub source: Source,
+    pub resource: Option<Resource>,
+}
+
+impl Engine {
+    pub(super) async fn pull(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        digest: Option<&Digest>,
+        resource: Option<&Resource>,
+        source: Source,
+        progress: Option<Progress>,
+    ) -> Result<()> {
+        let standing = Standing {
+            role: if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied },
+            source,
+            resource: resource.cloned(),
+        };
+        let platform = platform_of(resource);
+        // The planner gives the digest when it is known: bytes that are here are only named.
+        if let Some(digest) = digest
+            && let Some(target) = self.complete_target(digest, &platform).await
+        {
+            return self.set_reference(&key.namespace, reference, &target, standing);
+        }
+        let options = PullOptions {
+            platform,
+            digest: digest.cloned(),
+            ..PullOptions::default()
+        };
+        self.fetch(key, reference, &options, standing, progress).await.map(drop)
+    }
+
+    /// The descriptor of an image all of which is in the store and unpacked.
+    async fn complete_target(self: &Arc<Self>, digest: &Digest, platform: &Platform) -> Option<Descriptor> {
+        let engine = Arc::clone(self);
+        let (digest, platform) = (digest.clone(), platform.clone());
+        tokio::task::spawn_blocking(move || {
+            let image = engine.images.load_image(&digest, &platform).ok()?;
+            engine.snapshots.is_unpacked(&image).then_some(image.target)
+        })
+        .await
+        .ok()?
+    }
+
+    /// Fetches, unpacks and names an image.
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        standing: Standing,
+        progress: Option<Progress>,
+    ) -> Result<Image> {
+        let _content = self.content.read().await;
+        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+        let started = std::time::Instant::now();
+        let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
+        self.unpack(&image, Some((reference.clone(), progress))).await?;
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.event(
+            key,
+            EventType::Normal,
+            "Pulled",
+            format!(
+                "{} in {} ms, {}",
+                image.target.digest,
+                started.elapsed().as_millis(),
+                humansize::format_size(image.size, humansize::BINARY)
+            ),
+        );
+        Ok(image)
+    }
+
+    pub(super) async fn unpack(
+        self: &Arc<Self>,
+        image: &Image,
+        progress: Option<(Reference, Progress)>,
+    ) -> Result<()> {
+        let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
+        let engine = Arc::clone(self);
+        let unpacked = image.clone();
+        tokio::task::spawn_blocking(move || {
+            let told = |digest: &Digest| {
+                if let Some(reference) = &reference {
+                    let event = ProgressEvent {
+                        reference: reference.clone(),
+                        digest: digest.clone(),
+                        state: ProgressState::Unpacking,
+                    };
+                    progress(event);
+                }
+            };
+            engine.snapshots.unpack(&unpacked, engine.images.store(), &told).map_err(Fault::from)
+        })
+        .await
+        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))??;
+        self.memory.write().complete.insert((image.target.digest.clone(), image.platform.clone()), true);
+        // The platform chosen may be a variant of the one asked for.
+        self.memory.write().complete.retain(|_, complete| *complete);
+        Ok(())
+    }
+
+    pub(super) async fn import(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        archive: &str,
+        digest: &Digest,
+        resource: &Resource,
+        source: Source,
+    ) -> Result<()> {
+        let standing = Standing { role: ReferenceRole::Image, source, resource: Some(resource.clone()) };
+        let platform = platform_of(Some(resource));
+        if let Some(target) = self.complete_target(digest, &platform).await {
+            return self.set_reference(&key.namespace, reference, &target, standing);
+        }
+        let _content = self.content.read().await;
+        let engine = Arc::clone(self);
+        let path = archive.to_owned();
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_file(Path::new(&path)))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("importing {archive}: {error}")))?
+            .map_err(Fault::from)?;
+        let Some(found) = imported.into_iter().find(|image| image.target.digest == *digest) else {
+            return Err(Fault::new(
+                Class::Invalid,
+                format!("archive {archive} no longer holds image {digest}; it changed while it was read"),
+            )
+            .help("write archives under another name and rename them into place"));
+        };
+        let image = self.images.load_image(&found.target.digest, &platform).map_err(Fault::from)?;
+        self.unpack(&image, None).await?;
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
+        Ok(())
+    }
+
+    pub(super) fn set_tag(
+        &self,
+        key: &ResourceKey,
+        reference: &Reference,
+        from: &Reference,
+        digest: Option<&Digest>,
+        resource: &Resource,
+        source: Source,
+    ) -> Result<()> {
+        let found = {
+            let records = self.memory.read();
+            let of = |name: &Reference| records.references.get(&(key.namespace.clone(), name.clone())).cloned();
+            // A tag outlives its source: the digest that was planned may be its own.
+            of(from)
+                .filter(|record| digest.is_none_or(|digest| record.digest == *digest))
+                .or_else(|| of(reference).filter(|record| Some(&record.digest) == digest))
+        };
+        let Some(found) = found else {
+            return Err(Fault::new(
+                Class::NotFound,
+                format!("tag {reference}: its source {from} is not in namespace {}", key.namespace),
+            )
+            .help("declare an Image for the source, or pull it"));
+        };
+        let target = Descriptor { media_type: found.media_type, digest: found.digest, size: found.size };
+        let standing = Standing {
+            role: ReferenceRole::Tag,
+            source,
+            resource: Some(resource.clone()),
+        };
+        self.set_reference(&key.namespace, reference, &target, standing)?;
+        self.event(key, EventType::Normal, "Tagged", format!("{from} at {}", target.digest));
+        Ok(())
+    }
+
+    /// Has a reference point at these bytes, which must be here. Writes nothing when it does already.
+    pub(super) fn set_reference(
+        &self,
+        namespace: &str,
+        reference: &Reference,
+        target: &Descriptor,
+        standing: Standing,
+    ) -> Result<()> {
+        let key = (namespace.to_owned(), reference.clone());
+        let before = self.memory.read().references.get(&key).cloned();
+        let metadata = standing.resource.map(|resource| resource.metadata).unwrap_or_default();
+        let record = ReferenceRecord {
+            namespace: namespace.to_owned(),
+            reference: reference.clone(),
+            digest: target.digest.clone(),
+            media_type: target.media_type.clone(),
+            size: target.size,
+            role: standing.role,
+            source: standing.source,
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
+            revision: before.as_ref().map_or(1, |r| r.revision),
+            created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),
+        };
+        if before.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        let record = ReferenceRecord { revision: before.as_ref().map_or(1, |r| r.revision + 1), ..record };
+        self.store.put_reference(&record)?;
+        self.memory.write().references.insert(key, record);
+        self.write_index();
+        self.touch();
+        Ok(())
+    }
+
+    /// Fetches an image that a person asked for, with the person's own options.
+    pub async fn pull_by_hand(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        declared: Option<crate::plan::Declared>,
+        progress: Progress,
+    ) -> Result<Image> {
+        let standing = match declared {
+            Some(declared) => Standing {
+                role: ReferenceRole::Image,
+                source: declared.source,
+                resource: Some(declared.resource),
+            },
+            None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
+        };
+        self.fetch(key, reference, options, standing, Some(progress)).await
+    }
+
+    /// Has a name made by hand point at what another reference points at.
+    pub fn name_by_hand(&self, namespace: &str, reference: &Reference, from: &ReferenceRecord) -> Result<()> {
+        let target =
+            Descriptor { media_type: from.media_type.clone(), digest: from.digest.clone(), size: from.size };
+        self.name_target_by_hand(namespace, reference, &target)
+    }
+
+    /// Has a name made by hand point at an image of the store.
+    pub fn name_target_by_hand(&self, namespace: &str, reference: &Reference, target: &Descriptor) -> Result<()> {
+        let standing = Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None };
+        self.set_reference(namespace, reference, target, standing)
+    }
+
+    /// Imports every image of an archive, and unpacks those for this machine.
+    pub async fn import_by_hand(self: &Arc<Self>, path: &Path) -> Result<Vec<(Option<Reference>, Descriptor)>> {
+        let _content = self.content.read().await;
+        let engine = Arc::clone(self);
+        let own = path.to_owned();
+        let imported = tokio::task::spawn_blocking(move || engine.images.import_file(&own))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("importing {}: {error}", path.display())))?
+            .map_err(Fault::from)?;
+        let mut found = Vec::new();
+        for one in imported {
+            // An image for another machine is kept, and unpacked nowhere.
+            if let Ok(image) = self.images.load_image(&one.target.digest, &Platform::host()) {
+                self.unpack(&image, None).await?;
+            }
+            found.push((one.reference, one.target));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn remove_reference(&self, key: &ResourceKey) -> Result<()> {
+        let reference: Reference = key
+            .name
+            .parse()
+            .map_err(|error| Fault::new(Class::Bug, format!("{key} has no reference as its name: {error}")))?;
+        self.store.remove_reference(&key.namespace, &reference)?;
+        let removed = self.memory.write().references.remove(&(key.namespace.clone(), reference));
+        if removed.is_some() {
+            self.write_index();
+            self.event(key, EventType::Normal, "Removed", "the reference is gone");
+        }
+        Ok(())
+    }
+
+    /// The layout's `index.json`, for other programs that read the content store. Ours read the database.
+    fn write_index(&self) {
+        let entries: Vec<(Reference, Descriptor)> = self
+            .memory
+            .read()
+            .references
+            .values()
+            .map(|r| {
+                let target =
+                    Descriptor { media_type: r.media_type.clone(), digest: r.digest.clone(), size: r.size };
+                (r.reference.clone(), target)
+            })
+            .collect();
+        if let Err(error) = self.images.store().write_index(&entries) {
+            tracing::warn!(%error, "index.json of the content store could not be written");
+        }
+    }
+
+    pub(super) fn set_namespace(&self, key: &ResourceKey, resource: &Resource, source: Source) -> Result<()> {
+        let before = self.memory.read().namespaces.get(&key.name).cloned();
+        let record = NamespaceRecord {
+            name: key.name.clone(),
+            resource: resource.clone(),
+            source,
+            uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
+            revision: before.as_ref().map_or(1, |r| r.revision + 1),
+            created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),
+        };
+        self.store.put_namespace(&record)?;
+        self.memory.write().namespaces.insert(key.name.clone(), record);
+        Ok(())
+    }
+
+    pub(super) fn remove_namespace(&self, name: &str) -> Result<()> {
+        self.store.remove_namespace(name)?;
+        self.memory.write().namespaces.remove(name);
+        Ok(())
+    }
+
+    /// Removes what no reference and no container needs and is older than `grace`. Waits for pulls.
+    pub async fn collect_garbage(self: &Arc<Self>, grace: Duration) -> Freed {
+        let _content = self.content.write().await;
+        let engine = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let roots: HashSet<Digest> = {
+                let records = engine.memory.read();
+                let named = records.references.values().map(|r| r.digest.clone());
+                named.chain(records.containers.values().map(|r| r.image.clone())).collect()
+            };
+            let mut chains = HashSet::new();
+            for root in &roots {
+                match engine.images.load_image(root, &Platform::host()) {
+                    Ok(image) => chains.extend(crate::snapshot::chain_ids(&image.layers)),
+                    // Without its configuration its snapshots are not known: keep every one this time.
+                    Err(error) => tracing::debug!(%root, %error, "an image in use is incomplete"),
+                }
+            }
+            let mut freed = Freed::default();
+            match engine.images.gc(&roots, grace) {
+                Ok(report) => {
+                    freed = Freed { items: report.blobs as u64, bytes: report.bytes };
+                    for problem in report.problems {
+                        tracing::warn!("garbage collection: {problem}");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "garbage collection of blobs"),
+            }
+            match engine.snapshots.gc(&chains) {
+                Ok(report) => {
+                    freed.items += report.snapshots as u64;
+                    for problem in report.problems {
+                        tracing::warn!("garbage collection: {problem}");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "garbage collection of snapshots"),
+            }
+            engine.memory.write().complete.retain(|(digest, _), _| roots.contains(digest));
+            freed
+        })
+        .await
+        .unwrap_or_default()
+    }
+}
+
+/// The platform that an `Image` names, else the node's.
+fn platform_of(resource: Option<&Resource>) -> Platform {
+    match resource.map(|resource| &resource.spec) {
+        Some(Spec::Image(spec)) => spec.platform.clone().unwrap_or_else(Platform::host),
+        _ => Platform::host(),
+    }
+}
+
+/// A new unique id.
+pub(super) fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

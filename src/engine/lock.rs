@@ -1,0 +1,71 @@
+//! The node's lock: one process at a time works on a root and a state directory.
+//!
+//! `flock` on a file in each, so the kernel lets go when the holder dies. The file says who holds it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::error::{Class, Fault, Result};
+
+/// Held as long as it lives.
+pub struct NodeLock {
+    _files: Vec<File>,
+}
+
+impl NodeLock {
+    /// Takes the lock of both directories, which must exist. Refused at once when another process has it.
+    pub fn take(root: &Path, state: &Path) -> Result<Self> {
+        let mut files = Vec::with_capacity(2);
+        for directory in [root, state] {
+            files.push(take_one(&directory.join("lock"))?);
+        }
+        Ok(Self { _files: files })
+    }
+}
+
+fn take_one(path: &Path) -> Result<File> {
+    let runtime = |error: &dyn std::fmt::Display| Fault::new(Class::Runtime, format!("lock {}: {error}", path.display()));
+    let descriptor = rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+        .map_err(|error| {
+            runtime(&error).help("bayplan works as root, on directories that it can write; or start `bayplan daemon`")
+        })?;
+    let mut file = File::from(descriptor);
+    match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = (&mut file).take(300).read_to_string(&mut holder);
+            let holder = holder.trim();
+            let who = if holder.is_empty() { "another process".to_owned() } else { holder.to_owned() };
+            return Err(Fault::new(Class::Refused, format!("{} is held by {who}", path.display()))
+                .help("wait for it to end, or use --address to reach its socket"));
+        }
+        Err(error) => return Err(runtime(&error)),
+    }
+    // Who holds it is a courtesy to whoever finds it held; the lock itself is the flock.
+    let command: Vec<String> = std::env::args().take(3).collect();
+    let line = format!("process {} ({})\n", std::process::id(), command.join(" "));
+    let _ = file.set_len(0);
+    let _ = file.write_all(line.as_bytes());
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_who_holds_it() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = NodeLock::take(root.path(), state.path()).unwrap();
+        let refused = NodeLock::take(root.path(), state.path()).err().unwrap();
+        assert_eq!(refused.class, Class::Refused);
+        assert!(refused.message.contains(&format!("process {}", std::process::id())), "{}", refused.message);
+        drop(first);
+        assert!(NodeLock::take(root.path(), state.path()).is_ok());
+    }
+}

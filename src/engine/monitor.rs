@@ -1,0 +1,165 @@
+//! Follows each task through its shim: one long poll a task, no timer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::error::{Fault, Result};
+use crate::runtime::ShimClient;
+use crate::shim::protocol::{TaskPhase, TaskState};
+use crate::store::EventType;
+
+use super::container::{container_key, is_supervised};
+use super::memory::ContainerKey;
+use super::{Engine, lock_of};
+
+/// A task that a living shim looks after.
+pub struct Task {
+    /// What the shim said last.
+    pub state: TaskState,
+    pub(super) client: Option<ShimClient>,
+    follower: tokio::task::JoinHandle<()>,
+    serial: u64,
+}
+
+impl Task {
+    /// Ends the following, without disturbing the task.
+    pub(super) fn forget(self) {
+        self.follower.abort();
+    }
+}
+
+impl Engine {
+    /// The last known state of a task.
+    pub fn task(&self, id: &ContainerKey) -> Option<TaskState> {
+        lock_of(&self.tasks).get(id).map(|task| task.state.clone())
+    }
+
+    /// Asks the shim for the task's state and follows it from there on.
+    pub(super) fn adopt_task<'a>(
+        self: &'a Arc<Self>,
+        id: &'a ContainerKey,
+        client: ShimClient,
+    ) -> BoxFuture<'a, Result<TaskState>> {
+        // Boxed: a follower whose connection broke adopts its task again.
+        Box::pin(self.adopt_task_now(id, client))
+    }
+
+    async fn adopt_task_now(self: &Arc<Self>, id: &ContainerKey, client: ShimClient) -> Result<TaskState> {
+        let state = tokio::time::timeout(Duration::from_secs(5), client.watch(0))
+            .await
+            .map_err(|_| {
+                let message = format!("{}: its shim does not answer", container_key(id));
+                Fault::new(crate::error::Class::Runtime, message)
+            })?
+            .map_err(Fault::from)?;
+        static SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut tasks = lock_of(&self.tasks);
+        // A weak handle: a follower must not keep the node's lock when everybody else has let go.
+        let engine = Arc::downgrade(self);
+        let (own, seen, watching) = (id.clone(), state.seq, client.clone());
+        let follower = tokio::spawn(async move {
+            let mut seen = seen;
+            loop {
+                let next = watching.watch(seen).await;
+                let Some(engine) = engine.upgrade() else { return };
+                match next {
+                    Ok(state) => {
+                        seen = state.seq;
+                        engine.task_changed(&own, state);
+                    }
+                    Err(error) => {
+                        tracing::debug!(container = %container_key(&own), %error, "its shim is gone");
+                        engine.shim_gone(&own, serial).await;
+                        return;
+                    }
+                }
+            }
+        });
+        let ended = !is_supervised(state.phase) && state.phase != TaskPhase::Created;
+        if let Some(old) = tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
+        {
+            old.forget();
+        }
+        drop(tasks);
+        self.touch();
+        if ended {
+            self.collect_soon(id);
+        }
+        Ok(state)
+    }
+
+    fn task_changed(self: &Arc<Self>, id: &ContainerKey, state: TaskState) {
+        let before = {
+            let mut tasks = lock_of(&self.tasks);
+            let Some(task) = tasks.get_mut(id) else { return };
+            std::mem::replace(&mut task.state, state.clone())
+        };
+        let key = container_key(id);
+        let exited = || match &state.exit {
+            Some(exit) if exit.oom_killed => format!("killed for its memory limit (status {})", exit.code),
+            Some(exit) => match exit.signal {
+                Some(signal) => format!("ended by signal {signal} (status {})", exit.code),
+                None => format!("ended with status {}", exit.code),
+            },
+            None => "ended".to_owned(),
+        };
+        match state.phase {
+            TaskPhase::BackOff => {
+                let reason = state.reason.clone().unwrap_or_default();
+                let next = if reason.is_empty() { "restarts".to_owned() } else { reason };
+                self.event(&key, EventType::Warning, "BackOff", format!("{}; {next}", exited()));
+            }
+            TaskPhase::Running if state.attempt != before.attempt => {
+                let pid = state.pid.unwrap_or(0);
+                self.event(&key, EventType::Normal, "Restarted", format!("attempt {}, process {pid}", state.attempt));
+            }
+            TaskPhase::Exited => {
+                let failed = state.exit.as_ref().is_some_and(|exit| exit.code != 0);
+                let kind = if failed { EventType::Warning } else { EventType::Normal };
+                self.event(&key, kind, "Exited", exited());
+            }
+            TaskPhase::Failed => {
+                self.event(&key, EventType::Warning, "Failed", state.reason.clone().unwrap_or_else(exited));
+            }
+            TaskPhase::Running | TaskPhase::Created | TaskPhase::Stopped => {}
+        }
+        self.touch();
+        if matches!(state.phase, TaskPhase::Exited | TaskPhase::Failed) {
+            self.collect_soon(id);
+        }
+    }
+
+    fn collect_soon(self: &Arc<Self>, id: &ContainerKey) {
+        let engine = Arc::clone(self);
+        let id = id.clone();
+        tokio::spawn(async move { engine.collect(&id).await });
+    }
+
+    /// The connection ended. Where we ended the task ourselves, nobody is surprised; else the shim died.
+    async fn shim_gone(self: &Arc<Self>, id: &ContainerKey, serial: u64) {
+        let key = container_key(id);
+        let _key = self.keys.lock(&key).await;
+        let lost = {
+            let mut tasks = lock_of(&self.tasks);
+            match tasks.get(id) {
+                Some(task) if task.serial == serial => tasks.remove(id),
+                _ => None,
+            }
+        };
+        let Some(task) = lost else { return };
+        // Only the connection broke: the shim is there, and is asked again.
+        if let Ok(bundle) = self.bundle(id)
+            && crate::runtime::shim_alive(bundle.path())
+            && let Ok(client) = ShimClient::connect(bundle.path()).await
+            && self.adopt_task(id, client).await.is_ok()
+        {
+            return;
+        }
+        self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
+        self.clear_after_shim(id, Some(task.state)).await;
+        self.touch();
+    }
+}

@@ -1,0 +1,47 @@
+//! JSON Schemas of fields that people may write in a shorter form than the model keeps.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use super::model::Mount;
+
+/// A map, or Kubernetes' list of `{name, value}`.
+pub(super) fn env(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "title": "map of text, or list of {name, value}",
+        "anyOf": [
+            {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+            {"type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "value": {"type": ["string", "number", "boolean", "null"]}
+                },
+                "required": ["name"],
+                "additionalProperties": false
+            }}
+        ]
+    })
+}
+
+/// Mounts, each `SOURCE:TARGET[:OPTIONS]` or a map.
+pub(super) fn mounts(generator: &mut SchemaGenerator) -> Schema {
+    let long = generator.subschema_for::<Mount>();
+    json_schema!({
+        "title": "list of SOURCE:TARGET[:OPTIONS] or map",
+        "type": ["array", "null"],
+        "items": {"anyOf": [{"type": "string", "pattern": "^[./][^:]*:/[^:]*(:[^:]*)?$"}, long]}
+    })
+}
+
+/// A name, or the number that it stands for.
+pub(super) fn text_or_number(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"title": "text", "type": ["string", "integer", "null"]})
+}
+
+/// A number, or `unlimited`.
+pub(super) fn rlimit(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"anyOf": [
+        {"type": "integer", "minimum": -1},
+        {"enum": ["unlimited", "infinity"]}
+    ]})
+}

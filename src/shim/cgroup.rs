@@ -1,0 +1,194 @@
+//! The control group of a container, as far as its monitor needs it: who is in it, kill all of it, and did the
+//! kernel kill in it. Cgroup v1, hybrid and v2 at their usual places below `/sys/fs/cgroup`.
+//!
+//! Invariant: a group that holds the shim itself, or the root group, is never taken for a container's.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Controllers of v1 by which processes are found, best first.
+const HIERARCHIES: [&str; 5] = ["freezer", "pids", "memory", "devices", "name=systemd"];
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Directory whose `cgroup.procs` lists the processes.
+    processes: Option<PathBuf>,
+    /// File with the line `oom_kill N`.
+    kills: Option<PathBuf>,
+}
+
+impl Cgroup {
+    /// The group that `pid` is in.
+    pub fn of(pid: Pid) -> Self {
+        let read = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).unwrap_or_default();
+        Self::from_lines(&read(&pid.as_raw_nonzero().to_string()), &read("self"), Path::new(ROOT))
+    }
+
+    /// From `/proc/PID/cgroup` of the container and of the shim.
+    fn from_lines(theirs: &str, ours: &str, root: &Path) -> Self {
+        let path_in = |text: &str, hierarchy: &str| {
+            text.lines().find_map(|line| {
+                let (names, path) = line.split_once(':')?.1.split_once(':')?;
+                let found =
+                    if hierarchy.is_empty() { names.is_empty() } else { names.split(',').any(|n| n == hierarchy) };
+                found.then(|| path.to_owned())
+            })
+        };
+        let group = |hierarchy: &str| {
+            let path = path_in(theirs, hierarchy)?;
+            let inside = |outer: &str, inner: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
+            if path == "/" || path_in(ours, hierarchy).is_some_and(|ours| inside(&path, &ours)) || path.contains("/..")
+            {
+                return None;
+            }
+            let mount =
+                if hierarchy.is_empty() { root.to_owned() } else { root.join(hierarchy.trim_start_matches("name=")) };
+            Some(mount.join(path.trim_start_matches('/')))
+        };
+        if root.join("cgroup.controllers").exists() {
+            let processes = group("");
+            return Self { kills: processes.as_ref().map(|dir| dir.join("memory.events")), processes };
+        }
+        Self {
+            processes: HIERARCHIES.iter().find_map(|hierarchy| group(hierarchy)),
+            kills: group("memory").map(|dir| dir.join("memory.oom_control")),
+        }
+    }
+
+    /// The group at these directories, whoever is in it: for what a dead shim left behind.
+    pub fn at(processes: PathBuf) -> Self {
+        Self { processes: Some(processes), kills: None }
+    }
+
+    /// Directories that `cgroupsPath` of a runtime spec stands for: a path, or systemd's `slice:prefix:name`.
+    pub fn directories(spec: &str) -> Vec<PathBuf> {
+        let root = Path::new(ROOT);
+        let path = match spec.split(':').collect::<Vec<_>>()[..] {
+            [slice, prefix, name] => systemd_path(slice, &format!("{prefix}-{name}.scope")),
+            _ => spec.trim_start_matches('/').to_owned(),
+        };
+        if root.join("cgroup.controllers").exists() {
+            return vec![root.join(path)];
+        }
+        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+        hierarchies.map(|hierarchy| hierarchy.path().join(&path)).filter(|dir| dir.is_dir()).collect()
+    }
+
+    /// Lets a frozen group run: a frozen process does not even die.
+    pub fn thaw(&self) {
+        let Some(dir) = &self.processes else { return };
+        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            // Only one of the two exists, if any; both take a write that changes nothing.
+            if let Ok(mut file) = fs::OpenOptions::new().write(true).open(dir.join(file)) {
+                let _ = file.write_all(value.as_bytes());
+            }
+        }
+    }
+
+    /// Removes an empty group with the groups below it.
+    pub fn remove(dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                Self::remove(&entry.path());
+            }
+        }
+        let _ = fs::remove_dir(dir);
+    }
+
+    /// How often the kernel killed in the group for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let Some(text) = self.kills.as_ref().and_then(|path| fs::read_to_string(path).ok()) else { return 0 };
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Every process in it, sub-groups included. Empty if the group is gone or unknown.
+    pub fn pids(&self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        if let Some(dir) = &self.processes {
+            collect(dir, &mut found, 0);
+        }
+        found
+    }
+
+    /// Sends `signal` to every process in it; says how many there were.
+    pub fn signal_all(&self, signal: Signal) -> usize {
+        let Some(dir) = &self.processes else { return 0 };
+        let pids = self.pids();
+        // A number may have been given to another process since it was listed: hold them, then look again.
+        for some in pids.chunks(64) {
+            let held = some.iter().filter(|pid| **pid != getpid());
+            let held: Vec<_> =
+                held.filter_map(|pid| Some((pid, pidfd_open(*pid, PidfdFlags::empty()).ok()?))).collect();
+            let mut again = Vec::new();
+            collect(dir, &mut again, 0);
+            for (_, fd) in held.iter().filter(|(pid, _)| again.contains(pid)) {
+                let _ = pidfd_send_signal(fd, signal);
+            }
+        }
+        pids.len()
+    }
+}
+
+/// Where systemd puts `scope` of `slice`: `a-b.slice` lives in `a.slice`.
+fn systemd_path(slice: &str, scope: &str) -> String {
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
+    let name = slice.trim_end_matches(".slice");
+    let mut path = String::new();
+    if name != "-" {
+        for (at, _) in name.match_indices('-').chain([(name.len(), "")]) {
+            path.push_str(&name[..at]);
+            path.push_str(".slice/");
+        }
+    }
+    path + scope
+}
+
+fn collect(dir: &Path, found: &mut Vec<Pid>, depth: u32) {
+    let Ok(text) = fs::read_to_string(dir.join("cgroup.procs")) else { return };
+    found.extend(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)));
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| depth < 16 && entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        collect(&entry.path(), found, depth + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_found_on_v1_and_v2() {
+        let root = tempfile::tempdir().unwrap();
+        let theirs = "9:name=systemd:/b/x\n6:freezer:/b/x\n4:memory:/b/x\n0::/\n";
+        let found = Cgroup::from_lines(theirs, "6:freezer:/\n4:memory:/session\n", root.path());
+        assert_eq!(found.processes, Some(root.path().join("freezer/b/x")));
+        assert_eq!(found.kills, Some(root.path().join("memory/b/x/memory.oom_control")));
+        std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        let found = Cgroup::from_lines("0::/b/x\n", "0::/system.slice/bayplan.service\n", root.path());
+        assert_eq!(found.processes, Some(root.path().join("b/x")));
+        assert_eq!(found.kills, Some(root.path().join("b/x/memory.events")));
+    }
+
+    #[test]
+    fn systemd_nests_slices_by_their_dashes() {
+        assert_eq!(systemd_path("bayplan-web.slice", "x-y.scope"), "bayplan.slice/bayplan-web.slice/x-y.scope");
+        assert_eq!(systemd_path("", "x-y.scope"), "system.slice/x-y.scope");
+        assert_eq!(systemd_path("-.slice", "x-y.scope"), "x-y.scope");
+    }
+
+    #[test]
+    fn the_root_and_our_own_group_are_never_a_containers() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        for (theirs, ours) in [("/", "/x"), ("/x", "/x"), ("/x", "/x/shim"), ("/../y", "/x")] {
+            let found = Cgroup::from_lines(&format!("0::{theirs}\n"), &format!("0::{ours}\n"), root.path());
+            assert_eq!(found, Cgroup::default(), "{theirs} seen from {ours}");
+        }
+    }
+}

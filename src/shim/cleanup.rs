@@ -1,0 +1,162 @@
+//! `delete`: what a dead shim left behind is ended and removed. Every step may have been done already.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+
+use super::args::Args;
+use super::boot::{self, BootError, on};
+use super::cgroup::Cgroup;
+use super::protocol::{Exit, TaskPhase};
+use super::runc::{LOG, Runtime};
+use super::{mounts, record};
+
+/// A shim that was just told to end may still be at it.
+const SHIM_PATIENCE: Duration = Duration::from_secs(2);
+/// How long killed processes are waited for.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Cleans up, and gives what containerd reads from standard output.
+pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
+    let _lock = boot::lock(bundle, SHIM_PATIENCE)?;
+    let runtime = match record::supervision(bundle) {
+        Ok(Some(supervision)) => {
+            Runtime { binary: supervision.runtime, root: supervision.runtime_root, systemd: supervision.systemd_cgroup }
+        }
+        _ => record::load_runtime(bundle).unwrap_or_else(|| Runtime {
+            binary: "runc".into(),
+            root: Path::new("/run/containerd/runc").join(&args.namespace),
+            systemd: false,
+        }),
+    };
+    end_executions(bundle);
+    let state_dir = runtime.state_dir(&args.id);
+    let groups = groups(bundle, &state_dir);
+    kill(&groups);
+    if state_dir.exists() {
+        // Everything in it has ended, so the gentle way does, and it does not poll; a half-made state needs the other.
+        for force in [&[][..], &["--force"][..]] {
+            let mut command = Command::new(&runtime.binary);
+            command.arg("--root").arg(&runtime.root).arg("delete").args(force).arg(&args.id);
+            let done = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if done.is_ok_and(|status| status.success()) {
+                break;
+            }
+        }
+        if state_dir.exists() {
+            std::fs::remove_dir_all(&state_dir).map_err(on(state_dir.display()))?;
+        }
+    }
+    for group in &groups {
+        // Gone already, or still holds something that is not ours to end.
+        Cgroup::remove(group);
+    }
+    let rootfs = bundle.join("rootfs");
+    if !mounts::unmount_all(&rootfs) {
+        return Err(on(rootfs.display())(std::io::Error::other("it cannot be unmounted")));
+    }
+    let exit = settle(bundle);
+    boot::unlisten(args, bundle);
+    let at = exit.1.at;
+    let time = ProtoTime { seconds: at.as_second(), nanos: at.subsec_nanosecond(), ..Default::default() };
+    let response = DeleteResponse {
+        pid: exit.0,
+        exit_status: exit.1.code,
+        exited_at: MessageField::some(time),
+        ..Default::default()
+    };
+    response.write_to_bytes().map_err(|error| on("the answer")(std::io::Error::other(error)))
+}
+
+/// Ends executions of the runtime that the dead shim had begun: one that went on would make anew what is removed here.
+/// They are known by the log file in their arguments, which only this bundle's have.
+fn end_executions(bundle: &Path) {
+    let until = Instant::now() + KILL_PATIENCE;
+    let log = bundle.join(LOG);
+    let marked = |pid: &Pid| {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == log.as_os_str().as_bytes())
+    };
+    let mut left: Vec<Pid> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter(marked)
+        .collect();
+    while !left.is_empty() && Instant::now() < until {
+        for &pid in &left {
+            // The shim made it the leader of a group; what it started is in there.
+            let _ = if getpgid(Some(pid)) == Ok(pid) {
+                kill_process_group(pid, Signal::KILL)
+            } else {
+                kill_process(pid, Signal::KILL)
+            };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        left.retain(marked);
+    }
+}
+
+/// Ends what is in the groups and waits until they are empty.
+fn kill(groups: &[PathBuf]) {
+    let until = Instant::now() + KILL_PATIENCE;
+    groups.iter().for_each(|dir| Cgroup::at(dir.clone()).thaw());
+    loop {
+        let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).signal_all(Signal::KILL)).sum();
+        if left == 0 || Instant::now() >= until {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The directories of the container's control groups: from the runtime's state, else from the spec.
+fn groups(bundle: &Path, state_dir: &Path) -> Vec<PathBuf> {
+    let json = |path: PathBuf| -> Option<serde_json::Value> { serde_json::from_slice(&std::fs::read(path).ok()?).ok() };
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(state) = json(state_dir.join("state.json"))
+        && let Some(paths) = state.get("cgroup_paths").and_then(serde_json::Value::as_object)
+    {
+        found.extend(paths.values().filter_map(|path| path.as_str()).map(PathBuf::from));
+    }
+    if found.is_empty()
+        && let Some(spec) = json(bundle.join("config.json"))
+        && let Some(path) = spec.pointer("/linux/cgroupsPath").and_then(serde_json::Value::as_str)
+    {
+        found = Cgroup::directories(path);
+    }
+    // Never a group above containers, whatever a file says.
+    found.retain(|dir| {
+        dir.starts_with("/sys/fs/cgroup")
+            && dir.components().count() > 5
+            && !dir.components().any(|part| part.as_os_str() == "..")
+    });
+    found
+}
+
+/// Closes the record: what ran when its shim died has ended.
+fn settle(bundle: &Path) -> (u32, Exit) {
+    let killed = Exit { code: 137, signal: Some(9), oom_killed: false, at: Timestamp::now() };
+    let Some(mut state) = record::load(bundle) else { return (0, killed) };
+    let pid = state.pid.take().unwrap_or(0);
+    let lived = matches!(state.phase, TaskPhase::Created | TaskPhase::Running);
+    if !lived {
+        return (pid, state.exit.unwrap_or(killed));
+    }
+    state.seq += 1;
+    state.phase = if state.stop_requested { TaskPhase::Stopped } else { TaskPhase::Exited };
+    state.exit = Some(killed.clone());
+    state.next_start = None;
+    state.reason = Some("its shim died, and its processes were ended".to_owned());
+    // The answer counts; the record is for people.
+    let _ = record::save(bundle, &state, true);
+    (pid, killed)
+}

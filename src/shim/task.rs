@@ -1,0 +1,412 @@
+//! One container's task: what it is, and how it answers requests. What moves it on is in [`super::lifecycle`].
+//!
+//! Invariant: at most one execution of the runtime about a task at a time; everything that is wanted meanwhile is
+//! kept as a wish (`stop`, `delete`, `next_start`) and looked at when the execution is over.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, Status, WaitResponse,
+};
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::Options;
+use containerd_shim_protos::ttrpc::proto::Code;
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+
+use super::cgroup::Cgroup;
+use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
+use super::restart::History;
+use super::runc::{Runtime, Verb};
+use super::server::{Context, ReplyTo};
+use super::start::FifoStart;
+use super::stdio::{Paths, Streaming};
+use super::wire::{Answer, Refusal};
+use super::{args, mounts, record};
+
+/// How long a `Delete` waits for output that its reader has not taken yet.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
+
+/// An execution of the runtime that has not ended.
+pub(super) struct Job {
+    pub pid: Pid,
+    pub verb: Verb,
+    pub deadline: Instant,
+    pub killed: bool,
+}
+
+/// A wish to end.
+pub(super) struct Stop {
+    pub signal: i32,
+    pub grace: Duration,
+    /// When SIGKILL follows; `None` until the first signal was sent.
+    pub deadline: Option<Instant>,
+    pub replies: Vec<ReplyTo>,
+}
+
+/// A wish to go.
+pub(super) struct Deletion {
+    pub replies: Vec<ReplyTo>,
+    pub deadline: Instant,
+}
+
+/// See the module.
+pub struct Task {
+    /// The container's name.
+    pub id: String,
+    /// Nothing of it is left; the server drops it.
+    pub gone: bool,
+    pub(super) bundle: PathBuf,
+    pub(super) runtime: Runtime,
+    pub(super) supervision: Option<Supervision>,
+    pub(super) paths: Paths,
+    pub(super) stdio: Streaming,
+    pub(super) state: TaskState,
+    pub(super) init: Option<Pid>,
+    pub(super) last_pid: u32,
+    /// Whether the process that `init` names has been started.
+    pub(super) started: bool,
+    pub(super) job: Option<Job>,
+    pub(super) fifo: Option<FifoStart>,
+    /// Whose request the execution in flight answers; `None` for the shim's own restarts.
+    pub(super) asker: Option<ReplyTo>,
+    /// An exit that was seen before its start was confirmed.
+    pub(super) early: Option<(WaitStatus, Timestamp)>,
+    /// The runtime may hold something under this id.
+    pub(super) dirty: bool,
+    /// Deleting by the gentle way went wrong before.
+    pub(super) stubborn: bool,
+    pub(super) cgroup: Cgroup,
+    /// After an exit: look for processes left in the group, next at, at most until.
+    pub(super) remains: Option<(Instant, Instant)>,
+    pub(super) history: History,
+    pub(super) next_start: Option<Instant>,
+    pub(super) stop: Option<Stop>,
+    pub(super) delete: Option<Deletion>,
+    /// The creation failed: who is told what, once everything is cleaned.
+    pub(super) abandoned: Option<(ReplyTo, Refusal)>,
+    pub(super) waiters: Vec<ReplyTo>,
+    pub(super) watchers: Vec<(ReplyTo, u64)>,
+}
+
+/// A message as an answer.
+pub fn encode(message: &impl Message) -> Answer {
+    message.write_to_bytes().map_err(|error| Refusal::new(Code::INTERNAL, format!("the answer: {error}")))
+}
+
+fn proto_time(at: Timestamp) -> MessageField<ProtoTime> {
+    let (seconds, nanos) = (at.as_second(), at.subsec_nanosecond());
+    MessageField::some(ProtoTime { seconds, nanos, ..Default::default() })
+}
+
+/// A signal by number, real-time ones included.
+pub fn signal(number: u32) -> Result<Signal, Refusal> {
+    let number = i32::try_from(number).unwrap_or(0);
+    let real_time = || {
+        let known = (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&number);
+        #[allow(
+            unsafe_code,
+            reason = "rustix keeps libc's own real-time signals out of reach; this one is between libc's limits"
+        )]
+        known.then(|| unsafe { Signal::from_raw_unchecked(number) })
+    };
+    Signal::from_named_raw(number).or_else(real_time).ok_or_else(|| {
+        Refusal::new(
+            Code::INVALID_ARGUMENT,
+            format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()),
+        )
+    })
+}
+
+fn precondition(message: String) -> Refusal {
+    Refusal::new(Code::FAILED_PRECONDITION, message)
+}
+
+impl Task {
+    /// Mounts the root file system and starts the runtime's `create`; `reply` is answered when that is over.
+    pub fn create(
+        request: CreateTaskRequest,
+        namespace: &str,
+        reply: ReplyTo,
+        cx: &mut Context,
+    ) -> Result<Self, Refusal> {
+        let invalid = |message: String| Refusal::new(Code::INVALID_ARGUMENT, message);
+        let id = request.id;
+        if !args::valid_id(&id) {
+            return Err(invalid(args::ArgsError::Id(id).to_string()));
+        }
+        if request.terminal || !request.checkpoint.is_empty() {
+            let what = if request.terminal { "a terminal" } else { "restoring a checkpoint" };
+            return Err(Refusal::new(Code::UNIMPLEMENTED, format!("task {id}: {what} is not supported by this shim")));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        if !bundle.is_absolute() {
+            return Err(invalid(format!("task {id}: bundle {:?} is not an absolute path", request.bundle)));
+        }
+        let supervision = record::supervision(&bundle).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let runtime = match &supervision {
+            Some(supervision) => Runtime {
+                binary: supervision.runtime.clone(),
+                root: supervision.runtime_root.clone(),
+                systemd: supervision.systemd_cgroup,
+            },
+            None => {
+                let options =
+                    request.options.as_ref().filter(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
+                let options = options.map(|any| Options::parse_from_bytes(&any.value)).transpose();
+                let options = options
+                    .map_err(|error| invalid(format!("task {id}: runtime options: {error}")))?
+                    .unwrap_or_default();
+                let or = |text: String, default: &str| {
+                    PathBuf::from(if text.is_empty() { default.to_owned() } else { text })
+                };
+                Runtime {
+                    binary: or(options.binary_name, "runc"),
+                    root: or(options.root, "/run/containerd/runc").join(namespace),
+                    systemd: options.systemd_cgroup,
+                }
+            }
+        };
+        if supervision.is_none() {
+            record::save_runtime(&bundle, &runtime).map_err(|error| Refusal::new(Code::INTERNAL, error.to_string()))?;
+        }
+        if let Some(adj) = supervision.as_ref().and_then(|supervision| supervision.oom_score_adj) {
+            // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
+            let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
+        }
+        let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
+        let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let rootfs = bundle.join("rootfs");
+        if !request.rootfs.is_empty() {
+            mounts::mount_all(&request.rootfs, &rootfs)
+                .map_err(|error| Refusal::new(Code::INTERNAL, format!("task {id}: {error}")))?;
+        }
+        let mut task = Self {
+            state: TaskState {
+                // Counts on from a shim before this one: who watches must not wait for a number that was passed.
+                seq: record::load(&bundle).map_or(0, |before| before.seq),
+                phase: TaskPhase::Created,
+                shim_pid: std::process::id(),
+                pid: None,
+                attempt: supervision.as_ref().map_or(0, |s| s.first_attempt),
+                restarts: supervision.as_ref().map_or(0, |s| s.restarts),
+                started: None,
+                exit: None,
+                next_start: None,
+                reason: None,
+                stop_requested: false,
+            },
+            id,
+            gone: false,
+            bundle,
+            runtime,
+            supervision,
+            paths,
+            stdio,
+            init: None,
+            last_pid: 0,
+            started: false,
+            job: None,
+            fifo: None,
+            asker: Some(reply),
+            early: None,
+            dirty: false,
+            stubborn: false,
+            cgroup: Cgroup::default(),
+            remains: None,
+            history: History::default(),
+            next_start: None,
+            stop: None,
+            delete: None,
+            abandoned: None,
+            waiters: Vec::new(),
+            watchers: Vec::new(),
+        };
+        if let Err(message) = task.launch(cx) {
+            mounts::unmount_all(&rootfs);
+            return Err(Refusal::new(Code::INTERNAL, message));
+        }
+        Ok(task)
+    }
+
+    /// `Start`: answered when the container's program was executed.
+    pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
+        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || self.stop.is_some() {
+            return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
+        }
+        self.asker = Some(reply);
+        self.begin_start(cx);
+        Ok(())
+    }
+
+    /// `Kill`.
+    pub fn kill(&mut self, request: &KillRequest) -> Answer {
+        let signal = signal(request.signal)?;
+        let Some(init) = self.init else {
+            return Err(Refusal::new(Code::NOT_FOUND, format!("task {}: its process already finished", self.id)));
+        };
+        if !request.all || self.cgroup.signal_all(signal) == 0 {
+            // Not waited for yet, so the number is still its own.
+            kill_process(init, signal).map_err(|error| {
+                Refusal::new(Code::INTERNAL, format!("task {}: signal {}: {error}", self.id, request.signal))
+            })?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// `Delete`: answered when nothing is left.
+    pub fn delete(&mut self, reply: ReplyTo, now: Instant) -> Result<(), Refusal> {
+        let starting =
+            self.fifo.is_some() || self.job.as_ref().is_some_and(|job| matches!(job.verb, Verb::Create | Verb::Start));
+        if starting || (self.init.is_some() && self.started) {
+            return Err(precondition(format!(
+                "task {} cannot be deleted: it is {}; stop it first",
+                self.id,
+                self.describe()
+            )));
+        }
+        self.next_start = None;
+        match &mut self.delete {
+            Some(deletion) => deletion.replies.push(reply),
+            None => self.delete = Some(Deletion { replies: vec![reply], deadline: now + OUTPUT_GRACE }),
+        }
+        Ok(())
+    }
+
+    /// `Stop` of our own protocol: answered when the process is gone and cleaned up after.
+    pub fn stop(&mut self, request: &StopRequest, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
+        signal(request.signal.unsigned_abs())?;
+        self.next_start = None;
+        let grace = Duration::from_millis(request.grace_ms);
+        match &mut self.stop {
+            // Asked again: the more impatient one counts.
+            Some(stop) => {
+                stop.replies.push(reply);
+                let sooner = cx.now + grace;
+                stop.deadline = stop.deadline.map(|deadline| deadline.min(sooner));
+                stop.grace = stop.grace.min(grace);
+            }
+            None => {
+                self.stop = Some(Stop { signal: request.signal, grace, deadline: None, replies: vec![reply] });
+                self.state.stop_requested = true;
+                self.state.next_start = None;
+                self.state.reason = Some("a stop was asked for".to_owned());
+                if self.init.is_none() && self.job.is_none() {
+                    self.state.phase = TaskPhase::Stopped;
+                }
+                self.transition(true, cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Wait`: answered when the process ended and no restart follows.
+    pub fn wait(&mut self, reply: ReplyTo, cx: &mut Context) {
+        self.waiters.push(reply);
+        self.answer_waiters(cx);
+    }
+
+    /// `Watch` of our own protocol.
+    pub fn watch(&mut self, since: u64, reply: ReplyTo, cx: &mut Context) {
+        self.watchers.push((reply, since));
+        self.answer_watchers(cx);
+    }
+
+    /// `Reload` of our own protocol.
+    pub fn reload(&mut self) -> Answer {
+        match record::supervision(&self.bundle) {
+            Ok(Some(supervision)) => {
+                self.supervision = Some(supervision);
+                Ok(b"{}".to_vec())
+            }
+            Ok(None) => {
+                Err(precondition(format!("task {}: its bundle has no {}", self.id, super::protocol::SUPERVISION_FILE)))
+            }
+            Err(error) => Err(Refusal::new(Code::INVALID_ARGUMENT, format!("task {}: {error}", self.id))),
+        }
+    }
+
+    /// `CloseIO` of standard input.
+    pub fn close_stdin(&mut self, cx: &mut Context) {
+        self.stdio.close_stdin(&mut cx.poll);
+    }
+
+    /// `State`.
+    pub fn report(&self) -> Answer {
+        let status = match (self.init, self.started) {
+            (Some(_), true) => Status::RUNNING,
+            (Some(_), false) => Status::CREATED,
+            (None, _) if self.job.as_ref().is_some_and(|job| job.verb == Verb::Create) => Status::CREATED,
+            (None, _) => Status::STOPPED,
+        };
+        let exit = self.state.exit.as_ref().filter(|_| status == Status::STOPPED);
+        encode(&StateResponse {
+            id: self.id.clone(),
+            bundle: self.bundle.display().to_string(),
+            pid: self.last_pid,
+            status: status.into(),
+            stdin: self.paths.stdin.clone(),
+            stdout: self.paths.stdout.clone(),
+            stderr: self.paths.stderr.clone(),
+            exit_status: exit.map_or(0, |exit| exit.code),
+            exited_at: exit.map_or_else(MessageField::none, |exit| proto_time(exit.at)),
+            ..Default::default()
+        })
+    }
+
+    /// `Pids`.
+    pub fn pids(&self) -> Answer {
+        let mut pids = self.cgroup.pids();
+        if pids.is_empty() {
+            pids.extend(self.init);
+        }
+        let info = |pid: Pid| ProcessInfo { pid: pid.as_raw_nonzero().get().unsigned_abs(), ..Default::default() };
+        encode(&PidsResponse { processes: pids.into_iter().map(info).collect(), ..Default::default() })
+    }
+
+    /// Process id of the container's process, or of the last one.
+    pub fn pid(&self) -> u32 {
+        self.last_pid
+    }
+
+    /// The connection has gone: nobody is to be told over it.
+    pub fn forget(&mut self, connection: u64) {
+        self.waiters.retain(|reply| reply.connection != connection);
+        self.watchers.retain(|(reply, _)| reply.connection != connection);
+    }
+
+    pub(super) fn wait_response(&self) -> WaitResponse {
+        let exit = self.state.exit.as_ref();
+        WaitResponse {
+            exit_status: exit.map_or(255, |exit| exit.code),
+            exited_at: exit.map_or_else(MessageField::none, |exit| proto_time(exit.at)),
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn delete_response(&self) -> DeleteResponse {
+        let wait = self.wait_response();
+        DeleteResponse {
+            pid: self.last_pid,
+            exit_status: wait.exit_status,
+            exited_at: wait.exited_at,
+            ..Default::default()
+        }
+    }
+
+    /// Where it is, in a word, for refusals.
+    fn describe(&self) -> &'static str {
+        match (self.init, self.started, &self.job) {
+            _ if self.abandoned.is_some() || self.delete.is_some() => "being deleted",
+            _ if self.stop.is_some() => "being stopped",
+            (_, _, Some(job)) if job.verb == Verb::Create => "being created",
+            (_, _, Some(job)) if job.verb == Verb::Start => "being started",
+            (Some(_), true, _) => "running",
+            (Some(_), false, _) => "created",
+            _ if self.next_start.is_some() => "waiting to be started again",
+            _ => "at its end",
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the rows hold.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Place, Resource, ResourceKey};
+use crate::oci::{Digest, Reference};
+use crate::plan::{ReferenceRole, Source};
+use crate::shim::protocol::TaskState;
+
+/// A resource declared by `apply` or by hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeclaredRecord {
+    /// What.
+    pub resource: Resource,
+    /// Who.
+    pub source: Source,
+    /// Where it was written.
+    #[serde(default)]
+    pub place: Option<Place>,
+    /// When it was first declared.
+    pub created: jiff::Timestamp,
+}
+
+impl DeclaredRecord {
+    /// Its key.
+    pub fn key(&self) -> ResourceKey {
+        self.resource.key()
+    }
+}
+
+/// A container: metadata and resources, apart from its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Made anew with each creation; names its writable snapshot.
+    pub uid: String,
+    /// Counts the changes of its resource, from 1.
+    pub revision: u64,
+    /// What it was made from, last in-place update included.
+    pub resource: Resource,
+    /// Who declared it.
+    pub source: Source,
+    /// What its image reference resolved to.
+    pub image: Digest,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+    /// A person stopped it.
+    #[serde(default)]
+    pub stopped_by_hand: bool,
+    /// A task of it was started at least once.
+    #[serde(default)]
+    pub started: bool,
+    /// Removed by itself when its task ends (`run --rm`).
+    #[serde(default)]
+    pub auto_remove: bool,
+    /// The last state of its last collected task.
+    #[serde(default)]
+    pub last: Option<TaskState>,
+}
+
+/// A reference in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceRecord {
+    /// Its namespace.
+    pub namespace: String,
+    /// The name.
+    pub reference: Reference,
+    /// What it points at.
+    pub digest: Digest,
+    /// That blob's media type.
+    pub media_type: String,
+    /// That blob's size in bytes.
+    pub size: u64,
+    /// Why it is here.
+    pub role: ReferenceRole,
+    /// Who declared it.
+    pub source: Source,
+    /// Labels of its `Image` or `Tag`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of its `Image` or `Tag`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Made anew with each creation.
+    pub uid: String,
+    /// Counts its moves, from 1.
+    pub revision: u64,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+}
+
+/// A namespace's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamespaceRecord {
+    /// Its name.
+    pub name: String,
+    /// Its settings.
+    pub resource: Resource,
+    /// Who declared it.
+    pub source: Source,
+    /// Made anew with each creation.
+    pub uid: String,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+}
+
+/// The last version of a manifest file that parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestFile {
+    /// Relative to the manifest directory.
+    pub path: String,
+    /// Hash of its content.
+    pub hash: String,
+    /// Its content.
+    pub content: Vec<u8>,
+}
+
+/// Whether an event is worth a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventType {
+    /// As expected.
+    Normal,
+    /// Not as wanted.
+    Warning,
+}
+
+/// Something that happened to a resource. Equal ones in a row are counted, not repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Counts up.
+    pub id: i64,
+    /// When it last happened.
+    pub time: jiff::Timestamp,
+    /// When it first happened.
+    pub first: jiff::Timestamp,
+    /// To what.
+    pub key: ResourceKey,
+    /// Whether it is worth a look.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// One word in CamelCase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// How often in a row.
+    pub count: u32,
+}

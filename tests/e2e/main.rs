@@ -1,0 +1,26 @@
+//! End-to-end tests: the real binaries, `runc`, a real registry, real mounts and namespaces.
+//!
+//! Each test owns a [`node::TestNode`]: a daemon (or none) with its own root, state and manifests, side by
+//! side with every other test's. A node that goes away takes everything down and asserts that nothing is left.
+//! They need root; `make test` sees to it. Where things are slow, `BAYPLAN_TEST_PATIENCE=5` multiplies deadlines;
+//! `BAYPLAN_BIN` runs other binaries than cargo's.
+
+// In test programs a failed unwrap is the report.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod image;
+mod leaks;
+mod node;
+mod registry;
+mod wait;
+
+mod bad_files;
+mod diff_apply;
+mod directory;
+mod entrypoint;
+mod images;
+mod kill_daemon;
+mod main_job;
+mod no_daemon;
+mod reboot;
+mod restart;
