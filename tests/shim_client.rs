@@ -91,6 +91,7 @@ impl Node {
                     first_attempt: 1,
                     restarts: 0,
                     oom_score_adj: None,
+                    runtime_timeout_ms: None,
                 })
                 .unwrap();
         }
