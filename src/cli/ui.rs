@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 
 use super::render;
 use crate::error::{Class, Fault, Result};
+use crate::plan::Problem;
 
 /// A stream of its own for a thread that copies.
 pub(super) type Raw = Box<dyn Write + Send>;
@@ -82,6 +83,12 @@ impl Ui {
     /// A fault, for the person.
     pub fn fault(&mut self, fault: &Fault) {
         let text = render::diagnostic::fault(fault, self.colour_err);
+        self.message(&text);
+    }
+
+    /// A problem of a plan, for the person.
+    pub fn problem(&mut self, problem: &Problem) {
+        let text = render::diagnostic::problem(problem, self.colour_err);
         self.message(&text);
     }
 

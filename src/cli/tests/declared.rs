@@ -4,7 +4,7 @@ use super::*;
 use crate::api::{EventKind, EventRecord, LogLine, LogStream, NotConverged, Phase, SourceStatus, StatusReport};
 use crate::error::{Class, Fault};
 use crate::manifest::{Diagnostic, Kind, Place, ResourceKey};
-use crate::plan::{Action, Change, Problem, Step};
+use crate::plan::{Action, Change, Problem, Severity, Step};
 
 const MANIFEST: &str = "apiVersion: bayplan.dev/v1
 kind: Container
@@ -17,7 +17,7 @@ fn key(name: &str) -> ResourceKey {
 }
 
 fn step(action: Action, name: &str, reason: &str) -> Step {
-    Step { action, key: key(name), reason: reason.into(), changes: vec![], needs: vec![], target: None }
+    Step { action, key: key(name), reason: reason.into(), changes: vec![], needs: vec![], target: None, source: None }
 }
 
 /// A node on which one container is new, one changed and one fails to go.
@@ -103,6 +103,7 @@ fn what_cannot_be_planned_is_shown_with_its_place() {
             message: "image registry.local/web:stable is not in namespace shop".into(),
             place: Some(Place { file: "shop.yaml".into(), line: 14, column: 18 }),
             help: Some("declare an Image".into()),
+            severity: Severity::Error,
         }];
     });
     insta::assert_snapshot!(bench.run("diff").all(), @r"
