@@ -3,8 +3,12 @@
 use super::*;
 use crate::error::{Class, Fault};
 
+/// A signal to this process reaches every session in the foreground: they take turns.
+static FOREGROUND: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn run_in_the_foreground_is_the_process() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let bench = Bench::new(|node| {
         node.output = ("data\n".into(), "trouble\n".into());
         node.exit_code = 42;
@@ -24,6 +28,7 @@ fn run_in_the_foreground_is_the_process() {
 
 #[test]
 fn run_in_the_foreground_passes_signals_on() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (number, status) in [(2, 130), (15, 143), (1, 129), (3, 131)] {
         let bench = Bench::new(|node| node.raises = Some(number));
         assert_eq!(bench.run("run docker.io/a/b:1 job").status, status);
@@ -33,6 +38,7 @@ fn run_in_the_foreground_passes_signals_on() {
 
 #[test]
 fn run_that_cannot_begin_has_the_shells_numbers() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (class, message, status) in [
         (Class::Runtime, "exec: \"nope\": executable file not found in $PATH", 127),
         (Class::Runtime, "exec: \"/etc\": permission denied", 126),
