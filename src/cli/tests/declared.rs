@@ -116,6 +116,25 @@ fn what_cannot_be_planned_is_shown_with_its_place() {
 }
 
 #[test]
+fn a_warning_is_no_difference() {
+    let bench = Bench::new(|node| {
+        node.plan.problems = vec![Problem {
+            key: key("web"),
+            message: "registry.local does not answer; the image on the node is used".into(),
+            place: None,
+            help: None,
+            severity: Severity::Warning,
+        }];
+    });
+    insta::assert_snapshot!(bench.run("diff").all(), @r"
+    --- err
+    warning: container shop/web: registry.local does not answer; the image on the node is used
+    no differences
+    === exit 0
+    ");
+}
+
+#[test]
 fn an_invalid_manifest_is_3_and_shows_the_line() {
     let bench = Bench::shop();
     let file = bench.file("bad.yaml", &MANIFEST.replace("image:", "imagee:"));
