@@ -341,6 +341,7 @@ impl Service for Fake {
 
     fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>> {
         self.note(format!("kill {}/{} signal={} all={}", request.namespace, request.name, request.signal, request.all));
+        self.killed.notify_one();
         ready(self.find(Kind::Container, &request.namespace, &request.name).map(drop))
     }
 

@@ -91,8 +91,11 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .with_state(Shared { service, stop })
 }
 
+/// A method of [`Service`] that takes a request.
+type Method<Q, A> = for<'a> fn(&'a dyn Service, Q) -> BoxFuture<'a, Result<A>>;
+
 /// A call with a JSON body and one answer.
-fn unary<Q, A>(method: for<'a> fn(&'a dyn Service, Q) -> BoxFuture<'a, Result<A>>) -> MethodRouter<Shared>
+fn unary<Q, A>(method: Method<Q, A>) -> MethodRouter<Shared>
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
@@ -117,7 +120,7 @@ where
 }
 
 /// A call with a JSON body and an answer that takes time.
-fn streaming<Q, A>(method: for<'a> fn(&'a dyn Service, Q) -> BoxFuture<'a, Result<Stream<A>>>) -> MethodRouter<Shared>
+fn streaming<Q, A>(method: Method<Q, Stream<A>>) -> MethodRouter<Shared>
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,

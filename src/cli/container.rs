@@ -14,7 +14,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Create(create::Args),
+    Create(Box<create::Args>),
     /// List containers
     #[command(visible_alias = "list")]
     Ls {
@@ -32,7 +32,7 @@ enum Verb {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     match args.verb {
-        Verb::Create(args) => create::run(args, context).await,
+        Verb::Create(args) => create::run(*args, context).await,
         Verb::Ls { quiet } => get::names_or_table(Kind::Container, quiet, context).await,
         Verb::Info(args) => inspect::show(&args.names, &[Kind::Container], context).await,
         Verb::Rm(args) => rm::run(args, context).await,

@@ -45,7 +45,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     context.ui.bytes(text.as_bytes());
     context.ui.flush();
     for problem in &plan.problems {
-        context.ui.fault(&render::steps::problem(problem));
+        context.ui.problem(problem);
     }
     if plan.is_converged() {
         context.ui.note("no differences");

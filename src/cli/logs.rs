@@ -1,6 +1,6 @@
 //! `bayplan logs`.
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 
 use super::args::Output;
@@ -48,8 +48,16 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let mut lines = node.logs(request).await?;
     // A time only where a line begins: a long line comes in parts.
     let mut begins = true;
-    while let Some(line) = lines.next().await {
-        let line = line?;
+    loop {
+        // Lines that are there already are written together; before a wait they reach their reader.
+        let next = match lines.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                context.ui.flush();
+                lines.next().await
+            }
+        };
+        let Some(line) = next.transpose()? else { break };
         if context.output() == Output::Json {
             context.ui.bytes(render::json::line(&line)?.as_bytes());
         } else {

@@ -36,7 +36,7 @@ pub struct Args {
     #[command(flatten)]
     pub(super) flags: Flags,
     /// Image, name, and what replaces the image's ENTRYPOINT and CMD
-    #[arg(value_name = "IMAGE ID COMMAND", required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_names = ["IMAGE", "ID", "COMMAND"], required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) words: Vec<OsString>,
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 
 use super::render;
 use crate::error::{Class, Fault, Result};
+use crate::plan::Problem;
 
 /// A stream of its own for a thread that copies.
 pub(super) type Raw = Box<dyn Write + Send>;
@@ -38,7 +39,7 @@ impl Ui {
         let coloured = |choice| choice != anstream::ColorChoice::Never;
         let (out, err) = own_streams()?;
         Ok(Self {
-            out: Box::new(io::LineWriter::with_capacity(32 << 10, out)),
+            out: Box::new(io::BufWriter::with_capacity(32 << 10, out)),
             err,
             raw: |_| own_streams(),
             colour_out: coloured(anstream::AutoStream::choice(&io::stdout())),
@@ -51,21 +52,16 @@ impl Ui {
         })
     }
 
-    /// One line of data.
+    /// One line of data. It reaches its reader with [`Self::flush`], a message, or the end.
     pub fn line(&mut self, text: impl Display) {
         self.bytes(format!("{text}\n").as_bytes());
     }
 
     /// Data as it is.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        if self.closed {
-            return;
-        }
-        if let Err(error) = self.out.write_all(bytes) {
-            self.closed = true;
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                self.failed = Some(error);
-            }
+        if !self.closed {
+            let written = self.out.write_all(bytes);
+            self.check(written);
         }
     }
 
@@ -76,6 +72,8 @@ impl Ui {
 
     /// Text for the person, as it is.
     pub fn message(&mut self, text: &str) {
+        // On a terminal both are read as one text.
+        self.flush();
         let _ = self.err.write_all(text.as_bytes());
     }
 
@@ -85,15 +83,31 @@ impl Ui {
         self.message(&text);
     }
 
+    /// A problem of a plan, for the person.
+    pub fn problem(&mut self, problem: &Problem) {
+        let text = render::diagnostic::problem(problem, self.colour_err);
+        self.message(&text);
+    }
+
     /// Whether nobody reads the data any more.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Data lines reach their reader now.
+    /// Data reaches its reader now.
     pub fn flush(&mut self) {
-        if !self.closed && self.out.flush().is_err() {
+        if !self.closed {
+            let flushed = self.out.flush();
+            self.check(flushed);
+        }
+    }
+
+    fn check(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
             self.closed = true;
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.failed = Some(error);
+            }
         }
     }
 

@@ -2,15 +2,34 @@
 
 use super::{Paint, prose};
 use crate::error::{Class, Fault};
+use crate::plan::{Problem, Severity};
 
 /// `error: …`, `  --> place`, `  help: …`.
 pub(in crate::cli) fn fault(fault: &Fault, colour: bool) -> String {
-    let (red, bold, blue, cyan, off) =
+    sections(if fault.class == Class::Bug { "bug" } else { "error" }, fault, colour)
+}
+
+/// Something wanted that cannot be planned, or should be known.
+pub(in crate::cli) fn problem(problem: &Problem, colour: bool) -> String {
+    let subject = problem.key.to_string();
+    let message = if problem.message.contains(&subject) {
+        problem.message.clone()
+    } else {
+        format!("{subject}: {}", problem.message)
+    };
+    let mut fault = Fault::new(Class::Invalid, message);
+    fault.help.clone_from(&problem.help);
+    fault.place = problem.place.as_ref().map(ToString::to_string);
+    sections(if problem.severity == Severity::Warning { "warning" } else { "error" }, &fault, colour)
+}
+
+fn sections(word: &str, fault: &Fault, colour: bool) -> String {
+    let (mark, bold, blue, cyan, off) =
         if colour { ("\x1b[1;31m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "", "", "") };
-    let word = if fault.class == Class::Bug { "bug" } else { "error" };
+    let mark = if colour && word == "warning" { "\x1b[1;33m" } else { mark };
     // A message may itself hold lines (a runtime's own words); each stays visible and free of escapes.
     let mut lines = fault.message.trim_end().lines();
-    let mut text = format!("{red}{word}{off}{bold}: {}{off}\n", prose(lines.next().unwrap_or_default()));
+    let mut text = format!("{mark}{word}{off}{bold}: {}{off}\n", prose(lines.next().unwrap_or_default()));
     for line in lines {
         text.push_str(&format!("       {}\n", prose(line)));
     }

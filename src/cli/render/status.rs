@@ -55,7 +55,7 @@ pub(in crate::cli) fn screen(report: &StatusReport, now: Timestamp, colour: bool
     if !report.problems.is_empty() {
         heading(&mut text, paint, "PROBLEMS");
         for problem in &report.problems {
-            for line in diagnostic::fault(&steps::problem(problem), colour).lines() {
+            for line in diagnostic::problem(problem, colour).lines() {
                 let _ = writeln!(text, "  {line}");
             }
         }

@@ -7,7 +7,7 @@ use crate::api::{ApplyEvent, Stream};
 use crate::cli::args::Output;
 use crate::cli::context::Context;
 use crate::error::{Class, Fault, Result};
-use crate::plan::{Action, Problem, Step};
+use crate::plan::{Action, Step};
 
 /// `+ container shop/web  not on the node`.
 pub(in crate::cli) fn line(step: &Step, colour: bool) -> String {
@@ -19,14 +19,6 @@ pub(in crate::cli) fn line(step: &Step, colour: bool) -> String {
         Action::Remove => paint.red(mark),
     };
     format!("{mark} {}  {}", prose(&step.key.to_string()), paint.faint(&prose(&step.reason)))
-}
-
-/// A problem as the fault that it is.
-pub(in crate::cli) fn problem(problem: &Problem) -> Fault {
-    let mut fault = Fault::new(Class::Invalid, format!("{}: {}", problem.key, problem.message));
-    fault.help.clone_from(&problem.help);
-    fault.place = problem.place.as_ref().map(ToString::to_string);
-    fault
 }
 
 /// Prints what happens, as it happens; the exit status is 1 if a step failed.
@@ -63,7 +55,7 @@ fn lines(event: &ApplyEvent, context: &mut Context) {
             context.ui.line(format!("{}  {failed} ({})", line(step, colour), time::took(*millis)));
             context.ui.fault(fault);
         }
-        ApplyEvent::Problem { problem: found } => context.ui.fault(&problem(found)),
+        ApplyEvent::Problem { problem: found } => context.ui.problem(found),
         ApplyEvent::Note { message } => context.ui.note(prose(message)),
         ApplyEvent::Summary { changed, unchanged, failed } => {
             context.ui.line(format!("{changed} changed, {unchanged} unchanged, {failed} failed"));
@@ -79,7 +71,7 @@ fn name(event: &ApplyEvent, context: &mut Context) {
             context.ui.line(format!("{}/{}", step.key.kind, step.key.name));
         }
         ApplyEvent::Failed { fault, .. } => context.ui.fault(fault),
-        ApplyEvent::Problem { problem: found } => context.ui.fault(&problem(found)),
+        ApplyEvent::Problem { problem: found } => context.ui.problem(found),
         ApplyEvent::Note { message } => {
             let text = diagnostic::warning(message, context.ui.colour_err);
             context.ui.message(&text);

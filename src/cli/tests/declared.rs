@@ -4,7 +4,7 @@ use super::*;
 use crate::api::{EventKind, EventRecord, LogLine, LogStream, NotConverged, Phase, SourceStatus, StatusReport};
 use crate::error::{Class, Fault};
 use crate::manifest::{Diagnostic, Kind, Place, ResourceKey};
-use crate::plan::{Action, Change, Problem, Step};
+use crate::plan::{Action, Change, Problem, Severity, Step};
 
 const MANIFEST: &str = "apiVersion: bayplan.dev/v1
 kind: Container
@@ -103,7 +103,7 @@ fn what_cannot_be_planned_is_shown_with_its_place() {
             message: "image registry.local/web:stable is not in namespace shop".into(),
             place: Some(Place { file: "shop.yaml".into(), line: 14, column: 18 }),
             help: Some("declare an Image".into()),
-            severity: crate::plan::Severity::Error,
+            severity: Severity::Error,
         }];
     });
     insta::assert_snapshot!(bench.run("diff").all(), @r"
@@ -112,6 +112,25 @@ fn what_cannot_be_planned_is_shown_with_its_place() {
       --> shop.yaml:14:18
       help: declare an Image
     === exit 1
+    ");
+}
+
+#[test]
+fn a_warning_is_no_difference() {
+    let bench = Bench::new(|node| {
+        node.plan.problems = vec![Problem {
+            key: key("web"),
+            message: "registry.local does not answer; the image on the node is used".into(),
+            place: None,
+            help: None,
+            severity: Severity::Warning,
+        }];
+    });
+    insta::assert_snapshot!(bench.run("diff").all(), @r"
+    --- err
+    warning: container shop/web: registry.local does not answer; the image on the node is used
+    no differences
+    === exit 0
     ");
 }
 

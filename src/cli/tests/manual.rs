@@ -3,8 +3,12 @@
 use super::*;
 use crate::error::{Class, Fault};
 
+/// A signal to this process reaches every session in the foreground: they take turns.
+static FOREGROUND: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn run_in_the_foreground_is_the_process() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let bench = Bench::new(|node| {
         node.output = ("data\n".into(), "trouble\n".into());
         node.exit_code = 42;
@@ -24,6 +28,7 @@ fn run_in_the_foreground_is_the_process() {
 
 #[test]
 fn run_in_the_foreground_passes_signals_on() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (number, status) in [(2, 130), (15, 143), (1, 129), (3, 131)] {
         let bench = Bench::new(|node| node.raises = Some(number));
         assert_eq!(bench.run("run docker.io/a/b:1 job").status, status);
@@ -33,6 +38,7 @@ fn run_in_the_foreground_passes_signals_on() {
 
 #[test]
 fn run_that_cannot_begin_has_the_shells_numbers() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (class, message, status) in [
         (Class::Runtime, "exec: \"nope\": executable file not found in $PATH", 127),
         (Class::Runtime, "exec: \"/etc\": permission denied", 126),
@@ -65,9 +71,7 @@ fn run_detached_prints_the_name_and_writes_the_pid() {
 fn flags_behind_the_image_belong_to_the_command() {
     let bench = Bench::new(|_| {});
     bench.run("run -d --net-host --cwd /w -e A=b --user 1:2 --read-only --cap-drop ALL --memory-limit 64Mi --cpus 1.5 --restart on-failure:3 --mount type=bind,src=/s,dst=/d,options=rbind:ro docker.io/a/b:1 web ls -d --rm -n x");
-    insta::assert_snapshot!(bench.calls()[0], @r#"
-    create default/web {"image":"docker.io/a/b:1","command":["ls","-d","--rm","-n","x"],"workingDir":"/w","env":{"A":"b"},"user":"1:2","mounts":[{"type":"bind","source":"/s","target":"/d","readOnly":true,"options":["rbind"]}],"hostNetwork":true,"resources":{"limits":{"memory":"64Mi","cpu":"1500m"}},"restart":"OnFailure","restartLimit":3,"securityContext":{"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true}} start=true
-    "#);
+    insta::assert_snapshot!(bench.calls()[0], @r#"create default/web {"image":"docker.io/a/b:1","command":["ls","-d","--rm","-n","x"],"workingDir":"/w","env":{"A":"b"},"user":"1:2","mounts":[{"type":"bind","source":"/s","target":"/d","readOnly":true,"options":["rbind"]}],"hostNetwork":true,"resources":{"limits":{"memory":"64Mi","cpu":"1500m"}},"restart":"OnFailure","restartLimit":3,"securityContext":{"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true}} start=true"#);
 }
 
 #[test]
