@@ -21,6 +21,7 @@ use crate::shim::protocol::Exit;
 #[derive(Default)]
 pub(crate) struct Fake {
     state: Mutex<State>,
+    killed: tokio::sync::Notify,
 }
 
 /// What the node has, and what it is going to answer.
@@ -36,6 +37,8 @@ pub(crate) struct State {
     /// What a run writes to its two streams, and how it exits.
     pub output: (String, String),
     pub exit_code: u32,
+    /// `wait_exit` sends this process this signal, and answers once it was passed on.
+    pub raises: Option<i32>,
     /// The next `create` fails with it.
     pub create_fault: Option<Fault>,
     /// Calls that would change a node, in order.
@@ -348,8 +351,19 @@ impl Service for Fake {
     }
 
     fn wait_exit(&self, _: WaitExitRequest) -> BoxFuture<'_, Result<Exit>> {
-        let code = self.state().exit_code;
-        ready(Ok(Exit { code, signal: None, oom_killed: false, at: now() }))
+        async {
+            let (code, raises) = {
+                let state = self.state();
+                (state.exit_code, state.raises)
+            };
+            if let Some(number) = raises {
+                nix::sys::signal::raise(nix::sys::signal::Signal::try_from(number).unwrap()).unwrap();
+                self.killed.notified().await;
+                return Ok(Exit { code: 128 + number.unsigned_abs(), signal: raises, oom_killed: false, at: now() });
+            }
+            Ok(Exit { code, signal: None, oom_killed: false, at: now() })
+        }
+        .boxed()
     }
 
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {

@@ -23,6 +23,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// Lets go of the node, if one was asked for.
+    pub(super) fn forget_node(&mut self) {
+        self.node = None;
+    }
+
     /// A context that has looked at nothing yet.
     pub fn new(global: Global, ui: Ui) -> Self {
         Self { global, ui, now: Timestamp::now(), config: None, node: None }
@@ -31,7 +36,11 @@ impl Context {
     /// A context whose node is this one.
     #[cfg(test)]
     pub(super) fn with_node(global: Global, ui: Ui, node: Client, now: Timestamp) -> Self {
-        Self { global, ui, now, config: Some(Config::default()), node: Some(Arc::new(node)) }
+        let mut config = Config::default();
+        if let Some(state) = &global.state {
+            config.state.clone_from(state);
+        }
+        Self { global, ui, now, config: Some(config), node: Some(Arc::new(node)) }
     }
 
     /// The configuration in force.

@@ -9,6 +9,7 @@ use crate::manifest::Kind;
 
 /// List images and tags
 #[derive(Debug, Default, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Print digests only
     #[arg(short, long)]

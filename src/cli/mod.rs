@@ -132,8 +132,10 @@ fn start(command: Command, context: &mut Context) -> Result<u8> {
         .build()
         .map_err(|error| Fault::new(Class::Runtime, format!("threads cannot be started: {error}")))?;
     let outcome = runtime.block_on(dispatch(command, context));
-    // What a node in this process still does goes on in its shims, or is taken up again by the next start.
-    runtime.shutdown_background();
+    // What a node in this process still does goes on in its shims, or is taken up again by the next start. It
+    // is let go of here, so that its database is closed in order.
+    context.forget_node();
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
 }
 

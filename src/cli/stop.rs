@@ -7,6 +7,7 @@ use crate::error::Result;
 
 /// Stop containers and keep them down: their stop signal, then SIGKILL after the grace period
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Containers
     #[arg(value_name = "ID", required = true)]

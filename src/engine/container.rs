@@ -397,19 +397,12 @@ impl Engine {
             fault
         })?;
         self.adopt_task(id, client).await?;
-        // Off the caller's path: a crash before this commit is repaired by adoption, which finds the shim.
-        let engine = Arc::clone(self);
-        let (own, uid) = (id.clone(), record.uid.clone());
-        tokio::task::spawn_blocking(move || {
-            let is_same = engine.memory.read().containers.get(&own).is_some_and(|r| r.uid == uid);
-            if is_same && let Err(fault) = engine.change(&own, |record| {
-                record.started = true;
-                record.last = None;
-            }) {
-                tracing::error!(%fault, "a start could not be recorded");
-            }
-            engine.event(&container_key(&own), EventType::Normal, "Started", format!("attempt {first_attempt}, process {pid}"));
-        });
+        // A crash before this commit is repaired by adoption, which finds the shim.
+        self.change(id, |record| {
+            record.started = true;
+            record.last = None;
+        })?;
+        self.event(&key, EventType::Normal, "Started", format!("attempt {first_attempt}, process {pid}"));
         Ok(Launched { attempt: first_attempt, pid })
     }
 
@@ -590,6 +583,7 @@ impl Engine {
             first_attempt: attempt + 1,
             restarts,
             oom_score_adj: Some(self.config.shim.oom_score_adj),
+            runtime_timeout_ms: None,
         })
     }
 

@@ -353,12 +353,17 @@ impl Engine {
                 named.chain(records.containers.values().map(|r| r.image.clone())).collect()
             };
             let mut chains = HashSet::new();
+            let mut all_known = true;
             for root in &roots {
-                match engine.images.load_image(root, &Platform::host()) {
-                    Ok(image) => chains.extend(crate::snapshot::chain_ids(&image.layers)),
-                    // Without its configuration its snapshots are not known: keep every one this time.
-                    Err(error) => tracing::debug!(%root, %error, "an image in use is incomplete"),
+                let mut known = false;
+                for platform in engine.images.platforms(root).into_iter().chain([Platform::host()]) {
+                    if let Ok(image) = engine.images.load_image(root, &platform) {
+                        chains.extend(crate::snapshot::chain_ids(&image.layers));
+                        known = true;
+                    }
                 }
+                // Without its configuration its snapshots are not known: every one stays this time.
+                all_known &= known;
             }
             let mut freed = Freed::default();
             match engine.images.gc(&roots, grace) {
@@ -370,7 +375,13 @@ impl Engine {
                 }
                 Err(error) => tracing::warn!(%error, "garbage collection of blobs"),
             }
-            match engine.snapshots.gc(&chains) {
+            let collected = if all_known {
+                engine.snapshots.gc_older_than(&chains, grace)
+            } else {
+                tracing::warn!("an image in use is incomplete: no snapshot is collected");
+                Ok(crate::snapshot::GcReport::default())
+            };
+            match collected {
                 Ok(report) => {
                     freed.items += report.snapshots as u64;
                     for problem in report.problems {

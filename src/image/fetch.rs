@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::descriptor::Descriptor;
 use super::error::{ImageError, RegistryFailure};
 use super::ingest::Ingest;
-use super::registry::Session;
+use super::registry::{Session, Tries};
 use super::store::ContentStore;
 use crate::oci::Digest;
 
@@ -41,6 +41,8 @@ struct Flight {
     flow: watch::Receiver<Flow>,
     /// The growing file. It stays readable after it was renamed, and after it was removed.
     file: Arc<File>,
+    /// Where the flight is carried on; readers wait for it from threads of their own.
+    runtime: tokio::runtime::Handle,
 }
 
 /// Fetches blobs.
@@ -148,7 +150,10 @@ impl Fetcher {
             }
             let file = Arc::new(ingest.reader()?);
             let (flow, watched) = watch::channel(Flow { done: start, end: None });
-            self.table().insert(lead.digest.clone(), Some(Flight { flow: watched.clone(), file }));
+            self.table().insert(
+                lead.digest.clone(),
+                Some(Flight { flow: watched, file, runtime: tokio::runtime::Handle::current() }),
+            );
             self.landed.send_modify(|n| *n += 1);
             let flow = Arc::new(flow);
             let result = self.transfer(session, descriptor, ingest, &flow, progress).await;
@@ -175,12 +180,12 @@ impl Fetcher {
         let mut sent = ingest.written();
         let mut report = Throttle::new(progress);
         let (chunks, writer) = write_behind(ingest, descriptor.clone(), Arc::clone(flow));
-        let mut tries = 0;
+        let mut tries = Tries::default();
         while sent < descriptor.size {
             let before = sent;
             let result = stream(session, descriptor, &mut sent, &chunks, &mut report).await;
             if sent - before >= WORTHWHILE {
-                tries = 0;
+                tries.forgive();
             }
             let why = match result {
                 Ok(()) => break,
@@ -188,12 +193,8 @@ impl Fetcher {
                 Err(Broke::Fatal(error)) => return Err(error),
                 Err(Broke::Registry(why)) => why,
             };
-            tries += 1;
-            let Some(asked) = why.transient().filter(|_| tries < super::registry::MAX_TRIES) else {
-                return Err(session.error(why));
-            };
-            tracing::debug!(blob = %descriptor.digest, at = sent, tries, "stream broke and is taken up again: {why}");
-            tokio::time::sleep(super::registry::back_off(tries, asked)).await;
+            tracing::debug!(blob = %descriptor.digest, at = sent, "stream broke: {why}");
+            tries.pause(why).await.map_err(|why| session.error(why))?;
         }
         drop(chunks);
         joined(writer).await?;
@@ -206,12 +207,7 @@ impl Fetcher {
     /// reader has come to its end without an error.
     pub fn follow(&self, digest: &Digest) -> Option<Growing> {
         let flight = self.table().get(digest).cloned()??;
-        Some(Growing {
-            flow: flight.flow,
-            file: flight.file,
-            at: 0,
-            runtime: tokio::runtime::Handle::try_current().ok()?,
-        })
+        Some(Growing { flight, at: 0 })
     }
 }
 
@@ -353,10 +349,8 @@ impl<'a> Throttle<'a> {
 
 /// A blob that is still coming, to be read on a blocking thread.
 pub struct Growing {
-    flow: watch::Receiver<Flow>,
-    file: Arc<File>,
+    flight: Flight,
     at: u64,
-    runtime: tokio::runtime::Handle,
 }
 
 impl Read for Growing {
@@ -364,12 +358,12 @@ impl Read for Growing {
         use std::os::unix::fs::FileExt;
         loop {
             let (done, end) = {
-                let flow = self.flow.borrow_and_update();
+                let flow = self.flight.flow.borrow_and_update();
                 (flow.done, flow.end.clone())
             };
             if self.at < done {
                 let ready = usize::try_from(done - self.at).unwrap_or(usize::MAX).min(buffer.len());
-                let n = self.file.read_at(&mut buffer[..ready], self.at)?;
+                let n = self.flight.file.read_at(&mut buffer[..ready], self.at)?;
                 self.at += n as u64;
                 return Ok(n);
             }
@@ -377,9 +371,9 @@ impl Read for Growing {
                 Some(Ok(())) => return Ok(0),
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 None => {
-                    let runtime = self.runtime.clone();
+                    let runtime = self.flight.runtime.clone();
                     runtime
-                        .block_on(self.flow.changed())
+                        .block_on(self.flight.flow.changed())
                         .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up"))?;
                 }
             }

@@ -153,7 +153,8 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if !self.placed && !(self.keep && self.written > 0) {
+        let resumable = self.keep && self.written > 0;
+        if !self.placed && !resumable {
             let _ = fs::remove_file(&self.path);
         }
     }

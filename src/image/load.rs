@@ -16,14 +16,22 @@ const MAX_CACHED: usize = 128;
 
 /// Parsed images by target and platform asked for; the least recently used goes first.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<(u64, HashMap<(Digest, Platform), (u64, Arc<Image>)>)>);
+pub(super) struct Cache(Mutex<Uses>);
+
+#[derive(Default)]
+struct Uses {
+    /// Counts look-ups; stands for the time.
+    now: u64,
+    /// With the look-up that used it last.
+    images: HashMap<(Digest, Platform), (u64, Arc<Image>)>,
+}
 
 impl Cache {
     fn get(&self, key: &(Digest, Platform)) -> Option<Arc<Image>> {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.0 += 1;
-        let now = guard.0;
-        guard.1.get_mut(key).map(|(used, image)| {
+        guard.now += 1;
+        let now = guard.now;
+        guard.images.get_mut(key).map(|(used, image)| {
             *used = now;
             Arc::clone(image)
         })
@@ -31,19 +39,19 @@ impl Cache {
 
     fn put(&self, key: (Digest, Platform), image: Arc<Image>) {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.0 += 1;
-        let now = guard.0;
-        guard.1.insert(key, (now, image));
-        if guard.1.len() > MAX_CACHED
-            && let Some(oldest) = guard.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
+        guard.now += 1;
+        let now = guard.now;
+        guard.images.insert(key, (now, image));
+        if guard.images.len() > MAX_CACHED
+            && let Some(oldest) = guard.images.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
         {
-            guard.1.remove(&oldest);
+            guard.images.remove(&oldest);
         }
     }
 
     /// Forgets all; blobs may have gone.
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).images.clear();
     }
 }
 

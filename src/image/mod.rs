@@ -29,7 +29,7 @@ pub mod registry;
 pub mod store;
 pub mod tar;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turns;
 
 use std::path::Path;

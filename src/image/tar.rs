@@ -126,7 +126,8 @@ impl<R: Read> Reader<R> {
     }
 
     fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
-        loop {
+        // Two zero blocks end the archive; a lone one is passed over, as GNU tar does.
+        for _ in 0..2 {
             let mut header = [0; BLOCK];
             if self.inner.fill_buf()?.is_empty() {
                 return Ok(None);
@@ -136,18 +137,8 @@ impl<R: Read> Reader<R> {
                 check(&header)?;
                 return Ok(Some(header));
             }
-            // Two zero blocks end the archive; a lone one is passed over, as GNU tar does.
-            let mut second = [0; BLOCK];
-            if self.inner.fill_buf()?.is_empty() {
-                return Ok(None);
-            }
-            self.block(&mut second)?;
-            if second == [0; BLOCK] {
-                return Ok(None);
-            }
-            check(&second)?;
-            return Ok(Some(second));
         }
+        Ok(None)
     }
 
     fn block(&mut self, block: &mut [u8; BLOCK]) -> io::Result<()> {
@@ -357,11 +348,12 @@ fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// The header's checksum, over unsigned or, as some old tars had it, signed bytes.
 fn check(header: &[u8; BLOCK]) -> io::Result<()> {
-    let wanted = number(&header[148..156])?;
+    let not_tar = || bad("it is not a tar archive, or a damaged one");
+    let wanted = number(&header[148..156]).map_err(|_| not_tar())?;
     let bytes = || header.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { b' ' } else { *b });
     let unsigned: i64 = bytes().map(i64::from).sum();
     let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
-    if wanted == unsigned || wanted == signed { Ok(()) } else { Err(bad("it is not a tar archive, or a damaged one")) }
+    if wanted == unsigned || wanted == signed { Ok(()) } else { Err(not_tar()) }
 }
 
 /// An octal number padded by blanks and NULs, or GNU's base 256.

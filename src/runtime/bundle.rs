@@ -185,6 +185,7 @@ mod tests {
             first_attempt: 1,
             restarts: 0,
             oom_score_adj: None,
+            runtime_timeout_ms: None,
         }
     }
 

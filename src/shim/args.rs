@@ -25,6 +25,8 @@ pub struct Args {
     pub id: String,
     /// The bundle; `None` is the working directory.
     pub bundle: Option<PathBuf>,
+    /// Where the host takes events.
+    pub address: String,
     /// Write down more.
     pub debug: bool,
 }
@@ -55,8 +57,14 @@ pub fn valid_id(id: &str) -> bool {
 
 /// Parses what follows the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Args, ArgsError> {
-    let mut parsed =
-        Args { action: Action::Version, namespace: String::new(), id: String::new(), bundle: None, debug: false };
+    let mut parsed = Args {
+        action: Action::Version,
+        namespace: String::new(),
+        id: String::new(),
+        bundle: None,
+        address: String::new(),
+        debug: false,
+    };
     let mut action = None;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -74,8 +82,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Args, ArgsEr
             "namespace" => parsed.namespace = value()?,
             "id" => parsed.id = value()?,
             "bundle" => parsed.bundle = Some(PathBuf::from(value()?)).filter(|path| !path.as_os_str().is_empty()),
-            // Where containerd takes events; containerd says it again in TTRPC_ADDRESS.
-            "address" | "publish-binary" | "socket" => drop(value()?),
+            "address" => parsed.address = value()?,
+            "publish-binary" | "socket" => drop(value()?),
             "debug" => parsed.debug = true,
             "v" | "version" => return Ok(parsed),
             _ => return Err(ArgsError::Flag(name.to_owned())),
@@ -101,8 +109,14 @@ mod tests {
     fn containerds_spelling_is_understood() {
         let args =
             line("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id x1 -debug start");
-        let expected =
-            Args { action: Action::Start, namespace: "k8s.io".into(), id: "x1".into(), bundle: None, debug: true };
+        let expected = Args {
+            action: Action::Start,
+            namespace: "k8s.io".into(),
+            id: "x1".into(),
+            bundle: None,
+            address: "/run/c.sock".into(),
+            debug: true,
+        };
         assert_eq!(args, Ok(expected));
         let args = line("--namespace=a -id=b -bundle /run/b delete").unwrap();
         assert_eq!((args.action, args.bundle), (Action::Delete, Some("/run/b".into())));

@@ -18,13 +18,15 @@ use sha2::{Digest, Sha256};
 use super::args::Args;
 use super::note::note;
 use super::protocol::{LOCK_FILE, SOCKET_FILE, SUPERVISION_FILE};
-use super::record;
 use super::server::{Server, signals};
 
 /// Longest path that a socket address holds.
 const LONGEST_ADDRESS: usize = 107;
 /// Where containerd's shims put sockets, for hosts whose bundles have long paths.
 const SHORT_DIR: &str = "/run/containerd/s";
+
+/// Somebody who only looks whether a shim lives holds the lock for an instant.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// Why a shim did not start.
 #[derive(Debug, thiserror::Error)]
@@ -75,47 +77,60 @@ pub fn lock(bundle: &Path, patience: Duration) -> Result<File, BootError> {
     }
 }
 
-/// Where the socket is: the path that is bound (relative to the bundle, which is the working directory, so that no
-/// bundle's path is too long to bind) and the path that is told.
-fn addresses(args: &Args, bundle: &Path) -> (PathBuf, PathBuf) {
-    let told = bundle.join(SOCKET_FILE);
-    // Our own engine reaches long paths through a descriptor of the bundle; another host dials what it is told.
-    if told.as_os_str().len() <= LONGEST_ADDRESS || bundle.join(SUPERVISION_FILE).exists() {
-        return (PathBuf::from(SOCKET_FILE), told);
+/// The path that the host is told. The socket itself is always in the bundle, bound by its bare name from there, so that
+/// no bundle's path is too long. Our own engine reaches it through a descriptor of the bundle; another host dials what it
+/// is told, and gets a short link if it has to.
+fn told(args: &Args, bundle: &Path) -> PathBuf {
+    let path = bundle.join(SOCKET_FILE);
+    if path.as_os_str().len() <= LONGEST_ADDRESS || is_ours(bundle) {
+        return path;
     }
     let mut name = String::new();
     for byte in Sha256::digest(format!("{}\n{}\n{}", bundle.display(), args.namespace, args.id)) {
         name.push_str(&format!("{byte:02x}"));
     }
-    let short = Path::new(SHORT_DIR).join(name);
-    (short.clone(), short)
+    Path::new(SHORT_DIR).join(name)
 }
 
-fn listen(path: &Path) -> Result<OwnedFd, BootError> {
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(on(dir.display()))?;
+/// Whether our own engine made this bundle.
+fn is_ours(bundle: &Path) -> bool {
+    bundle.join(SUPERVISION_FILE).exists()
+}
+
+/// Takes socket and link away.
+pub fn unlisten(args: &Args, bundle: &Path) {
+    for path in [bundle.join(SOCKET_FILE), told(args, bundle)] {
+        let _ = std::fs::remove_file(path);
     }
-    // What a dead shim left; the lock says that it is dead.
-    let _ = std::fs::remove_file(path);
+}
+
+/// Listens in the bundle, which is the working directory.
+fn listen() -> Result<OwnedFd, BootError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let bind = || -> rustix::io::Result<OwnedFd> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path)?);
+        let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(SOCKET_FILE)?);
         rustix::process::umask(before);
         bound?;
         rustix::net::listen(&socket, 128)?;
         Ok(socket)
     };
-    bind().map_err(on(format_args!("socket {}", path.display())))
+    bind().map_err(on(SOCKET_FILE))
 }
 
 /// Binds, forks twice, prints the address and returns in the host's child; serves in the grandchild.
 pub fn start(args: &Args, bundle: &Path) -> Result<(), BootError> {
-    let lock = lock(bundle, Duration::ZERO)?;
-    let (bound, told) = addresses(args, bundle);
-    let listener = listen(&bound)?;
-    if !bundle.join(SUPERVISION_FILE).exists() {
+    let lock = lock(bundle, PROBE)?;
+    // What a dead shim left; the lock says that it is dead.
+    unlisten(args, bundle);
+    let listener = listen()?;
+    let told = told(args, bundle);
+    if told.parent() != Some(bundle) {
+        std::fs::create_dir_all(SHORT_DIR).map_err(on(SHORT_DIR))?;
+        std::os::unix::fs::symlink(bundle.join(SOCKET_FILE), &told).map_err(on(told.display()))?;
+    }
+    if !is_ours(bundle) {
         // containerd finds the shim again by this file after its own restart.
         std::fs::write(bundle.join("address"), format!("unix://{}", told.display())).map_err(on("address"))?;
     }
@@ -135,9 +150,9 @@ pub fn start(args: &Args, bundle: &Path) -> Result<(), BootError> {
             std::process::exit(1);
         }
     }
-    let code = match serve(args, bundle, listener) {
+    let code = match serve(args, listener) {
         Ok(()) => {
-            let _ = std::fs::remove_file(&bound);
+            unlisten(args, bundle);
             let _ = std::fs::remove_file(bundle.join(LOCK_FILE));
             0
         }
@@ -157,7 +172,7 @@ fn fork() -> nix::Result<bool> {
     Ok(matches!(forked, ForkResult::Parent { .. }))
 }
 
-fn serve(args: &Args, bundle: &Path, listener: OwnedFd) -> Result<(), BootError> {
+fn serve(args: &Args, listener: OwnedFd) -> Result<(), BootError> {
     // The host reads our standard output to its end.
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(on("/dev/null"))?;
     let null = null.as_fd();
@@ -165,12 +180,6 @@ fn serve(args: &Args, bundle: &Path, listener: OwnedFd) -> Result<(), BootError>
     rustix::stdio::dup2_stdout(null).map_err(on("/dev/null"))?;
     rustix::stdio::dup2_stderr(null).map_err(on("/dev/null"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(on("sub-reaper"))?;
-    if let Ok(Some(supervision)) = record::supervision(bundle)
-        && let Some(adj) = supervision.oom_score_adj
-    {
-        // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
-        let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
-    }
     let mut server = Server::new(listener, args.namespace.clone()).map_err(on("the event loop"))?;
     server.run().map_err(on("the event loop"))
 }

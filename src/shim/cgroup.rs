@@ -4,6 +4,7 @@
 //! Invariant: a group that holds the shim itself, or the root group, is never taken for a container's.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
@@ -76,6 +77,27 @@ impl Cgroup {
         }
         let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
         hierarchies.map(|hierarchy| hierarchy.path().join(&path)).filter(|dir| dir.is_dir()).collect()
+    }
+
+    /// Lets a frozen group run: a frozen process does not even die.
+    pub fn thaw(&self) {
+        let Some(dir) = &self.processes else { return };
+        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            // Only one of the two exists, if any; both take a write that changes nothing.
+            if let Ok(mut file) = fs::OpenOptions::new().write(true).open(dir.join(file)) {
+                let _ = file.write_all(value.as_bytes());
+            }
+        }
+    }
+
+    /// Removes an empty group with the groups below it.
+    pub fn remove(dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                Self::remove(&entry.path());
+            }
+        }
+        let _ = fs::remove_dir(dir);
     }
 
     /// How often the kernel killed in the group for want of memory.

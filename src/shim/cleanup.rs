@@ -1,5 +1,6 @@
 //! `delete`: what a dead shim left behind is ended and removed. Every step may have been done already.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use jiff::Timestamp;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
 use super::args::Args;
 use super::boot::{self, BootError, on};
 use super::cgroup::Cgroup;
-use super::protocol::{Exit, SOCKET_FILE, TaskPhase};
-use super::runc::Runtime;
+use super::protocol::{Exit, TaskPhase};
+use super::runc::{LOG, Runtime};
 use super::{mounts, record};
 
 /// A shim that was just told to end may still be at it.
@@ -29,13 +30,13 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
         Ok(Some(supervision)) => {
             Runtime { binary: supervision.runtime, root: supervision.runtime_root, systemd: supervision.systemd_cgroup }
         }
-        // Whatever options there were, the shim that knew them is dead.
-        _ => Runtime {
+        _ => record::load_runtime(bundle).unwrap_or_else(|| Runtime {
             binary: "runc".into(),
             root: Path::new("/run/containerd/runc").join(&args.namespace),
             systemd: false,
-        },
+        }),
     };
+    end_executions(bundle);
     let state_dir = runtime.state_dir(&args.id);
     let groups = groups(bundle, &state_dir);
     kill(&groups);
@@ -55,14 +56,14 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     }
     for group in &groups {
         // Gone already, or still holds something that is not ours to end.
-        let _ = std::fs::remove_dir(group);
+        Cgroup::remove(group);
     }
     let rootfs = bundle.join("rootfs");
     if !mounts::unmount_all(&rootfs) {
         return Err(on(rootfs.display())(std::io::Error::other("it cannot be unmounted")));
     }
     let exit = settle(bundle);
-    let _ = std::fs::remove_file(bundle.join(SOCKET_FILE));
+    boot::unlisten(args, bundle);
     let at = exit.1.at;
     let time = ProtoTime { seconds: at.as_second(), nanos: at.subsec_nanosecond(), ..Default::default() };
     let response = DeleteResponse {
@@ -74,9 +75,40 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     response.write_to_bytes().map_err(|error| on("the answer")(std::io::Error::other(error)))
 }
 
+/// Ends executions of the runtime that the dead shim had begun: one that went on would make anew what is removed here.
+/// They are known by the log file in their arguments, which only this bundle's have.
+fn end_executions(bundle: &Path) {
+    let until = Instant::now() + KILL_PATIENCE;
+    let log = bundle.join(LOG);
+    let marked = |pid: &Pid| {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == log.as_os_str().as_bytes())
+    };
+    let mut left: Vec<Pid> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter(marked)
+        .collect();
+    while !left.is_empty() && Instant::now() < until {
+        for &pid in &left {
+            // The shim made it the leader of a group; what it started is in there.
+            let _ = if getpgid(Some(pid)) == Ok(pid) {
+                kill_process_group(pid, Signal::KILL)
+            } else {
+                kill_process(pid, Signal::KILL)
+            };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        left.retain(marked);
+    }
+}
+
 /// Ends what is in the groups and waits until they are empty.
 fn kill(groups: &[PathBuf]) {
     let until = Instant::now() + KILL_PATIENCE;
+    groups.iter().for_each(|dir| Cgroup::at(dir.clone()).thaw());
     loop {
         let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).signal_all(Signal::KILL)).sum();
         if left == 0 || Instant::now() >= until {

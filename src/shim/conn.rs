@@ -36,11 +36,11 @@ pub struct Connection {
 }
 
 /// What a connection brought.
-pub enum Heard {
-    /// These requests, each with its stream; refusals were answered already.
-    Requests(Vec<(u32, Request)>),
-    /// Its end.
-    Closed,
+pub struct Heard {
+    /// Requests, each with its stream; refusals were answered already.
+    pub requests: Vec<(u32, Request)>,
+    /// Whether its end came after them.
+    pub closed: bool,
 }
 
 impl Connection {
@@ -54,11 +54,10 @@ impl Connection {
     /// Reads what there is.
     pub fn hear(&mut self, now: Instant, poll: &mut Poll) -> Heard {
         let mut requests = Vec::new();
-        let mut total = 0;
+        let (mut total, mut closed) = (0, false);
         while total < PER_TURN {
             match poll.read(&self.fd) {
-                Ok(0) | Err(Errno::CONNRESET) => return Heard::Closed,
-                Ok(length) => {
+                Ok(length @ 1..) => {
                     total += length;
                     self.last_heard = now;
                     let skipped = self.skip.min(length);
@@ -67,13 +66,16 @@ impl Connection {
                     self.split(&mut requests);
                 }
                 Err(Errno::AGAIN) => break,
-                Err(_) => return Heard::Closed,
+                Ok(_) | Err(_) => {
+                    closed = true;
+                    break;
+                }
             }
         }
         if self.input.is_empty() {
             self.input = Vec::new();
         }
-        Heard::Requests(requests)
+        Heard { requests, closed }
     }
 
     fn split(&mut self, requests: &mut Vec<(u32, Request)>) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::api::{CreateTaskResponse, StartResponse};
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+use rustix::process::{Pid, Signal, WaitStatus, kill_process, kill_process_group};
 
 use super::cgroup::Cgroup;
 use super::log::CriLog;
@@ -42,8 +42,14 @@ impl Task {
 
     fn execute(&mut self, verb: Verb, streams: Streams, cx: &Context) -> Result<(), String> {
         let pid = self.runtime.spawn(verb, &self.bundle, &self.id, streams)?;
-        self.job = Some(Job { pid, verb, deadline: cx.now + PATIENCE, killed: false });
+        self.job = Some(Job { pid, verb, deadline: cx.now + self.patience(), killed: false });
         Ok(())
+    }
+
+    /// How long an execution may take.
+    fn patience(&self) -> Duration {
+        let wanted = self.supervision.as_ref().and_then(|supervision| supervision.runtime_timeout_ms);
+        wanted.map_or(PATIENCE, Duration::from_millis)
     }
 
     /// Lets the created process go.
@@ -106,7 +112,7 @@ impl Task {
         let why = || {
             if job.killed {
                 let what = format!("runtime {} of container {}", job.verb.name(), self.id);
-                return format!("{what}: took longer than {} seconds and was ended", PATIENCE.as_secs());
+                return format!("{what}: took longer than {:?} and was ended", self.patience());
             }
             failure(&self.bundle, job.verb, &self.id, status)
         };
@@ -153,6 +159,9 @@ impl Task {
                 self.state.phase = TaskPhase::Created;
                 self.transition(false, cx);
                 cx.answer(reply, encode(&CreateTaskResponse { pid: self.last_pid, ..Default::default() }));
+            }
+            None if self.early.is_some() => {
+                self.start_failed("its process ended before it could be started".to_owned(), cx)
             }
             None if self.stop.is_none() && self.delete.is_none() => self.begin_start(cx),
             None => {}
@@ -351,6 +360,7 @@ impl Task {
             // Once is not enough for a group that forks meanwhile.
             stop.deadline = Some(cx.now + Duration::from_millis(100));
             stop.grace = Duration::ZERO;
+            self.cgroup.thaw();
             let _ = kill_process(init, Signal::KILL);
             self.cgroup.signal_all(Signal::KILL);
         }
@@ -409,8 +419,8 @@ impl Task {
         {
             job.killed = true;
             job.deadline = cx.now + PATIENCE;
-            // Not waited for yet, so the number is still its own.
-            let _ = kill_process(job.pid, Signal::KILL);
+            // With what it started itself: an execution is a process group. Not waited for yet, so the number is its own.
+            let _ = kill_process_group(job.pid, Signal::KILL);
         }
         if self.fifo.as_ref().is_some_and(|fifo| cx.now >= fifo.deadline) {
             self.fifo = None;

@@ -52,6 +52,9 @@ pub struct Supervision {
     /// `oom_score_adj` that the shim gives itself, best effort. What it starts inherits it: the runtime spec should
     /// always say `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
+    /// Milliseconds after which an execution of the runtime is ended; `None` is a minute.
+    #[serde(default)]
+    pub runtime_timeout_ms: Option<u64>,
 }
 
 /// The restart policy, as the shim carries it out.

@@ -7,6 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::protocol::{STATE_FILE, SUPERVISION_FILE, Supervision, TaskState};
+use super::runc::Runtime;
+
+/// File in a bundle without supervision: what the host said of the runtime, for the clean-up after a dead shim.
+const RUNTIME_FILE: &str = "runtime.json";
 
 /// Why a file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,19 @@ pub fn supervision(bundle: &Path) -> Result<Option<Supervision>, RecordError> {
 /// Reads the last state; `None` if there is none that can be read.
 pub fn load(bundle: &Path) -> Option<TaskState> {
     serde_json::from_slice(&std::fs::read(bundle.join(STATE_FILE)).ok()?).ok()
+}
+
+/// Keeps what the host said of the runtime.
+pub fn save_runtime(bundle: &Path, runtime: &Runtime) -> Result<(), RecordError> {
+    let path = bundle.join(RUNTIME_FILE);
+    let name = || path.display().to_string();
+    let text = serde_json::to_vec(runtime).map_err(|source| RecordError::Json { path: name(), source })?;
+    std::fs::write(&path, text).map_err(|source| RecordError::Io { path: name(), source })
+}
+
+/// Reads it again.
+pub fn load_runtime(bundle: &Path) -> Option<Runtime> {
+    serde_json::from_slice(&std::fs::read(bundle.join(RUNTIME_FILE)).ok()?).ok()
 }
 
 /// Replaces the state. `durable`: it survives a power failure once this returns, where the file system can do that.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitStatus};
 use super::spawn::spawn;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
-const LOG: &str = "runc.log";
+pub const LOG: &str = "runc.log";
 /// File in the bundle with the process id of the container's first process.
 const PID_FILE: &str = "init.pid";
 /// Bytes of the end of the log that are looked at.
@@ -44,7 +44,7 @@ impl Verb {
 }
 
 /// Which runtime, and how it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Runtime {
     /// Path, or a name found in `PATH`.
     pub binary: PathBuf,

@@ -207,16 +207,16 @@ impl Server {
             return;
         }
         let token = connection.token;
-        match connection.hear(self.cx.now, &mut self.cx.poll) {
-            Heard::Closed => self.close(at),
-            Heard::Requests(requests) => {
-                for (stream, request) in requests {
-                    let reply = ReplyTo { connection: token, stream };
-                    if let Err(refusal) = self.dispatch(&request, reply) {
-                        self.cx.answer(reply, Err(refusal));
-                    }
-                }
+        let Heard { requests, closed } = connection.hear(self.cx.now, &mut self.cx.poll);
+        for (stream, request) in requests {
+            let reply = ReplyTo { connection: token, stream };
+            if let Err(refusal) = self.dispatch(&request, reply) {
+                self.cx.answer(reply, Err(refusal));
             }
+        }
+        // Who asks and hangs up has asked.
+        if closed {
+            self.close(at);
         }
     }
 

@@ -21,7 +21,8 @@ fn zero_terminated(bytes: Vec<u8>) -> std::io::Result<CString> {
 }
 
 /// Starts `arguments[0]`, found in `PATH` if it has no slash. `streams` become descriptors 0 to 2; `None` is
-/// `/dev/null`. Everything else that the shim has open is close-on-exec.
+/// `/dev/null`. Everything else that the shim has open is close-on-exec. The program
+/// leads a process group of its own.
 pub fn spawn(arguments: &[&OsStr], streams: [Option<OwnedFd>; 3]) -> std::io::Result<Pid> {
     let mut actions = PosixSpawnFileActions::init()?;
     for (stream, number) in streams.iter().zip(0..) {
@@ -31,7 +32,9 @@ pub fn spawn(arguments: &[&OsStr], streams: [Option<OwnedFd>; 3]) -> std::io::Re
         }
     }
     let mut attributes = PosixSpawnAttr::init()?;
-    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+    let (mask, default) = (PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK, PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF);
+    attributes.set_flags(mask | default | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP)?;
+    attributes.set_pgroup(nix::unistd::Pid::from_raw(0))?;
     attributes.set_sigmask(&SigSet::empty())?;
     // Rust ignores SIGPIPE, whoever started us may ignore more, and what is ignored stays so across an execution.
     attributes.set_sigdefault(&SigSet::all())?;

@@ -169,6 +169,13 @@ impl Task {
                 }
             }
         };
+        if supervision.is_none() {
+            record::save_runtime(&bundle, &runtime).map_err(|error| Refusal::new(Code::INTERNAL, error.to_string()))?;
+        }
+        if let Some(adj) = supervision.as_ref().and_then(|supervision| supervision.oom_score_adj) {
+            // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
+            let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
+        }
         let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
         let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let rootfs = bundle.join("rootfs");
@@ -178,7 +185,8 @@ impl Task {
         }
         let mut task = Self {
             state: TaskState {
-                seq: 0,
+                // Counts on from a shim before this one: who watches must not wait for a number that was passed.
+                seq: record::load(&bundle).map_or(0, |before| before.seq),
                 phase: TaskPhase::Created,
                 shim_pid: std::process::id(),
                 pid: None,

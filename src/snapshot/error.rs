@@ -25,7 +25,7 @@ pub enum SnapshotError {
         /// The layer's blob.
         layer: Digest,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// A layer's stream is damaged or not a tar archive.
     #[error("layer {layer}: {why}")]
@@ -103,7 +103,7 @@ impl From<SnapshotError> for Fault {
             }
             SnapshotError::Io { .. } => Fault::new(Class::Runtime, message),
             SnapshotError::Source { source, .. } => {
-                let inner = Fault::from(source);
+                let inner = Fault::from(*source);
                 Fault { message, ..inner }
             }
             SnapshotError::Stream { .. } | SnapshotError::DiffId { .. } => Fault::new(Class::Registry, message)

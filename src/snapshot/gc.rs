@@ -3,13 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::Snapshots;
 use super::error::SnapshotError;
-use super::store::Record;
+use super::unpack::Unused;
 use crate::oci::Digest;
+
+/// Times that a collection begins anew because an image was unpacked beside it.
+const MAX_ROUNDS: usize = 8;
 
 /// What a collection removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,32 +52,70 @@ impl Snapshots {
         Ok(all)
     }
 
-    /// Removes committed snapshots that are neither in `keep` nor below one that is. Blocking. Keep what
-    /// containers were made from, too: an overlay whose lower directory goes is broken. One that cannot be
-    /// removed stops nothing.
+    /// Removes committed snapshots that are neither in `keep` nor below one that is, nor being unpacked for
+    /// somebody. Blocking. Keep what containers were made from, too: an overlay whose lower directory goes is
+    /// broken. One that cannot be removed stops nothing.
     pub fn gc(&self, keep: &HashSet<Digest>) -> Result<GcReport, SnapshotError> {
-        let store = &self.inner.store;
-        let published: HashMap<Digest, String> = store.published()?.into_iter().collect();
-        let mut live = HashSet::new();
-        let mut stack: Vec<Digest> = keep.iter().cloned().collect();
-        while let Some(chain) = stack.pop() {
-            if live.insert(chain.clone())
-                && let Some(Record { parent: Some(parent), .. }) = published.get(&chain).and_then(|n| store.record(n))
-            {
-                stack.push(parent);
+        self.gc_older_than(keep, Duration::ZERO)
+    }
+
+    /// The same, leaving what was unpacked or asked for within `grace`: time for a pull to record what it
+    /// unpacked.
+    pub fn gc_older_than(&self, keep: &HashSet<Digest>, grace: Duration) -> Result<GcReport, SnapshotError> {
+        let mut report = GcReport::default();
+        // Each round ends early when an image was unpacked meanwhile; under a storm of them the rest waits
+        // for the next collection.
+        for _ in 0..MAX_ROUNDS {
+            if self.collect(keep, grace, &mut report)? {
+                break;
             }
         }
-        let mut report = GcReport::default();
+        Ok(report)
+    }
+
+    /// One round; whether it came to its end.
+    fn collect(&self, keep: &HashSet<Digest>, grace: Duration, report: &mut GcReport) -> Result<bool, SnapshotError> {
+        let store = &self.inner.store;
+        let generation = self.inner.claims.generation();
+        let published: HashMap<Digest, String> = store.published()?.into_iter().collect();
+        let mut live = HashSet::new();
+        for chain in keep {
+            self.keep_with_those_below(chain, &published, &mut live);
+        }
         let mut dead: Vec<_> = published.iter().filter(|(chain, _)| !live.contains(chain)).collect();
         // From the uppermost down: a chain that is found implies all below it.
         dead.sort_by_key(|(chain, _)| std::cmp::Reverse(self.height(chain, &published)));
         for (chain, name) in dead {
-            match store.unpublish(chain, name) {
-                Ok(()) => report.snapshots += 1,
-                Err(error) => report.problems.push(error.to_string()),
+            if live.contains(chain) {
+                continue;
+            }
+            let young = || store.touched(chain).is_none_or(|t| t.elapsed().is_ok_and(|age| age < grace));
+            let unpublish = || if young() { Ok(false) } else { store.unpublish(chain).map(|()| true) };
+            match self.inner.claims.if_unused(chain, generation, unpublish) {
+                Unused::Done(Ok(true)) => {
+                    report.snapshots += 1;
+                    if let Err(error) = store.remove_tree("l", name.as_bytes()) {
+                        report.problems.push(error.to_string());
+                    }
+                }
+                Unused::Done(Ok(false)) | Unused::InUse => {
+                    self.keep_with_those_below(chain, &published, &mut live);
+                }
+                Unused::Done(Err(error)) => report.problems.push(error.to_string()),
+                Unused::Outdated => return Ok(false),
             }
         }
-        Ok(report)
+        Ok(true)
+    }
+
+    fn keep_with_those_below(&self, chain: &Digest, published: &HashMap<Digest, String>, live: &mut HashSet<Digest>) {
+        let mut at = Some(chain.clone());
+        while let Some(chain) = at {
+            at = published.get(&chain).and_then(|name| self.inner.store.record(name)).and_then(|r| r.parent);
+            if !live.insert(chain) {
+                return;
+            }
+        }
     }
 
     fn height(&self, chain: &Digest, published: &HashMap<Digest, String>) -> usize {
@@ -100,7 +142,8 @@ impl Snapshots {
             if layers.join(&name).join("fs").is_dir() {
                 published.insert(name);
             } else {
-                store.unpublish(&chain, &name)?;
+                store.unpublish(&chain)?;
+                store.remove_tree("l", name.as_bytes())?;
                 removed += 1;
             }
         }

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, flock, syncfs, utimensat};
 use serde::{Deserialize, Serialize};
 
 use super::error::SnapshotError;
@@ -228,12 +229,24 @@ impl Store {
         serde_json::from_slice(&fs::read(self.path("l").join(name).join("layer.json")).ok()?).ok()
     }
 
-    /// Takes a published chain back: first its name, then its files.
-    pub fn unpublish(&self, chain: &Digest, name: &str) -> Result<(), SnapshotError> {
+    /// Takes the name of a published chain back; its files are nobody's from then on.
+    pub fn unpublish(&self, chain: &Digest) -> Result<(), SnapshotError> {
         let link = self.link(chain);
         fs::remove_file(&link).map_err(SnapshotError::at("remove", &link))?;
-        self.sync_names()?;
-        self.remove_tree("l", name.as_bytes())
+        self.sync_names()
+    }
+
+    /// Tells garbage collection that somebody wants this chain now.
+    pub fn touch(&self, chain: &Digest) {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        // Best effort: the grace period still counts from the unpacking.
+        let _ = utimensat(CWD, self.link(chain), &times, AtFlags::SYMLINK_NOFOLLOW);
+    }
+
+    /// When the chain was published, or last asked for by an unpacking.
+    pub fn touched(&self, chain: &Digest) -> Option<SystemTime> {
+        fs::symlink_metadata(self.link(chain)).and_then(|m| m.modified()).ok()
     }
 
     /// Removes a tree in one of the directories.

@@ -32,6 +32,47 @@ impl LayerSource for ContentStore {
 pub struct Claims {
     taken: Mutex<HashSet<Digest>>,
     changed: Condvar,
+    /// Chains of images that are being unpacked, those that are there already included, with the number
+    /// of calls: garbage collection leaves them.
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    chains: HashMap<Digest, usize>,
+    /// Counts beginnings and ends, so that a listing can be known to be out of date.
+    generation: u64,
+}
+
+/// What [`Claims::if_unused`] found.
+pub enum Unused<T> {
+    /// Nobody uses it; what was done to it gave this.
+    Done(T),
+    /// Somebody unpacks an image with it.
+    InUse,
+    /// Images were unpacked since the listing: a chain may have one above it by now.
+    Outdated,
+}
+
+/// Keeps chains from garbage collection as long as it lives.
+struct Use<'a> {
+    claims: &'a Claims,
+    chains: &'a [Digest],
+}
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        let mut used = self.claims.used.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain in self.chains {
+            if let Some(count) = used.chains.get_mut(chain) {
+                *count -= 1;
+                if *count == 0 {
+                    used.chains.remove(chain);
+                }
+            }
+        }
+        used.generation += 1;
+    }
 }
 
 /// The right to unpack one chain ID; given up when dropped.
@@ -41,6 +82,33 @@ struct Claim<'a> {
 }
 
 impl Claims {
+    fn use_all<'a>(&'a self, chains: &'a [Digest]) -> Use<'a> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain in chains {
+            *used.chains.entry(chain.clone()).or_default() += 1;
+        }
+        used.generation += 1;
+        Use { claims: self, chains }
+    }
+
+    /// To be taken before a listing.
+    pub fn generation(&self) -> u64 {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
+    /// Does something to a chain that nobody uses, and that nobody begins to use meanwhile, if what is known
+    /// of it since `generation` still holds.
+    pub fn if_unused<T>(&self, chain: &Digest, generation: u64, act: impl FnOnce() -> T) -> Unused<T> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.chains.contains_key(chain) {
+            Unused::InUse
+        } else if used.generation != generation {
+            Unused::Outdated
+        } else {
+            Unused::Done(act())
+        }
+    }
+
     fn try_take(&self, chain: &Digest) -> Option<Claim<'_>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.insert(chain.clone()).then(|| Claim { claims: self, chain: chain.clone() })
@@ -77,8 +145,12 @@ impl Snapshots {
         progress: &(dyn Fn(&Digest) + Sync),
     ) -> Result<(), SnapshotError> {
         let chains = chain_ids(&image.layers);
+        let _use = self.inner.claims.use_all(&chains);
         while !self.is_unpacked(image) {
             self.round(image, &chains, source, progress)?;
+        }
+        for chain in &chains {
+            self.inner.store.touch(chain);
         }
         Ok(())
     }
@@ -209,7 +281,9 @@ impl Snapshots {
     fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
         let store = &self.inner.store;
         let digest = &layer.descriptor.digest;
-        let blob = source.open(layer).map_err(|source| SnapshotError::Source { layer: digest.clone(), source })?;
+        let blob = source
+            .open(layer)
+            .map_err(|source| SnapshotError::Source { layer: digest.clone(), source: Box::new(source) })?;
         let stream = compression::reader(blob)
             .map_err(|e| SnapshotError::Stream { layer: digest.clone(), why: e.to_string() })?;
         let draft = store.draft(record)?;

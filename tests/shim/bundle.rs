@@ -46,6 +46,7 @@ pub fn supervision(bundle: &Bundle) -> Supervision {
         first_attempt: 0,
         restarts: 0,
         oom_score_adj: None,
+        runtime_timeout_ms: None,
     }
 }
 
@@ -102,8 +103,13 @@ impl Bundle {
 
     /// Runs the shim's binary with an action of containerd's.
     pub fn bootstrap(&self, action: &str) -> Output {
+        self.bootstrap_for("", action)
+    }
+
+    /// The same for a host that takes events at `address`.
+    pub fn bootstrap_for(&self, address: &str, action: &str) -> Output {
         Command::new(SHIM)
-            .args(["-namespace", "test", "-id", &self.id, "-address", "", action])
+            .args(["-namespace", "test", "-id", &self.id, "-address", address, action])
             .current_dir(&self.path)
             .output()
             .unwrap()

@@ -18,7 +18,7 @@ pub const TASK: &str = "containerd.task.v2.Task";
 /// A connection to a shim.
 pub struct Client {
     pub socket: UnixStream,
-    stream: u32,
+    pub stream: u32,
 }
 
 /// What the shim refuses with.

@@ -94,3 +94,67 @@ fn thousands_of_orphans_are_reaped_and_the_exit_is_right() {
         std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap().trim().is_empty()
     });
 }
+
+fn fake_runtime(bundle: &Bundle, script: &str) {
+    let path = bundle.dir.path().join("fake-runtime");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bundle.supervise(|s| {
+        s.runtime = path;
+        s.runtime_timeout_ms = Some(200);
+    });
+}
+
+#[test]
+fn a_runtime_that_hangs_is_ended_with_what_it_started() {
+    let bundle = Bundle::new("true");
+    let pid_file = bundle.dir.path().join("hanging");
+    fake_runtime(&bundle, &format!("sleep 1000 & echo $! > {}; wait", pid_file.display()));
+    let mut client = bundle.shim();
+    let began = Instant::now();
+    let (code, message) = client.create(&bundle.request()).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(code == Code::INTERNAL && message.contains("took longer than 200ms"), "{message}");
+    let hanging: u32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    until("what the runtime started has ended", || !crate::bundle::alive(hanging));
+    bundle.assert_nothing_is_left();
+    // And the shim is as good as before.
+    bundle.supervise(|_| {});
+    client.create(&bundle.request()).unwrap();
+    client.start(&bundle.id).unwrap();
+    assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 0);
+}
+
+#[test]
+fn a_runtime_that_says_rubbish_or_nothing_is_an_error_with_its_words() {
+    for (script, expected) in [
+        ("exit 0", "named no process"),
+        ("exit 3", "status 3"),
+        ("kill -9 $$", "signal 9"),
+        ("while [ \"$1\" != --log ]; do shift; done; printf 'what\\033\\n\\377\\377?\\n' > \"$2\"; exit 1", "?"),
+    ] {
+        let bundle = Bundle::new("true");
+        fake_runtime(&bundle, script);
+        let (code, message) = bundle.shim().create(&bundle.request()).unwrap_err();
+        assert!(code == Code::INTERNAL && message.contains(expected), "{script}: {message}");
+        assert!(!bundle.is_mounted());
+    }
+}
+
+#[test]
+fn an_execution_that_a_dead_shim_had_begun_does_not_outlive_the_clean_up() {
+    let bundle = Bundle::new("true");
+    let pid_file = bundle.dir.path().join("hanging");
+    fake_runtime(&bundle, &format!("sleep 1000 & echo $! > {}; wait", pid_file.display()));
+    bundle.supervise(|s| s.runtime = bundle.dir.path().join("fake-runtime"));
+    let mut client = bundle.shim();
+    let request = containerd_shim_protos::protobuf::Message::write_to_bytes(&bundle.request()).unwrap();
+    client.send(crate::client::TASK, "Create", request);
+    let hanging = || std::fs::read_to_string(&pid_file).unwrap_or_default().trim().parse::<u32>().ok();
+    until("the runtime hangs", || hanging().is_some());
+    crate::bundle::kill9(bundle.shim_pid().unwrap());
+    assert!(crate::bundle::alive(hanging().unwrap()));
+    assert!(bundle.bootstrap("delete").status.success());
+    assert!(!crate::bundle::alive(hanging().unwrap()));
+    bundle.assert_nothing_is_left();
+}

@@ -173,7 +173,8 @@ fn a_dead_shims_container_is_cleaned_by_the_delete_bootstrap() {
 fn without_supervision_it_is_a_plain_containerd_shim() {
     let bundle = Bundle::new("exit 5");
     fs::remove_file(bundle.path.join("bayplan.json")).unwrap();
-    let mut client = bundle.shim();
+    assert!(bundle.bootstrap_for("/nonexistent/containerd.sock", "start").status.success());
+    let mut client = Client::connect(&bundle.path);
     let address = fs::read_to_string(bundle.path.join("address")).unwrap();
     assert_eq!(address, format!("unix://{}", bundle.path.join("shim.sock").display()));
     let mut options = containerd_shim_protos::shim::oci::Options::new();
@@ -189,7 +190,41 @@ fn without_supervision_it_is_a_plain_containerd_shim() {
     assert!(bundle.dir.path().join("plain/test").join(&bundle.id).exists(), "runc's root is <root>/<namespace>");
     client.start(&bundle.id).unwrap();
     assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 5);
+    assert!(bundle.dir.path().join("plain/test").join(&bundle.id).exists(), "it is the host that deletes");
     assert_eq!(client.delete(&bundle.id).unwrap().exit_status, 5);
+    bundle.assert_nothing_is_left();
+}
+
+#[test]
+fn an_image_of_more_layers_than_a_page_of_options_mounts() {
+    let bundle = Bundle::new("cat /layer-0 /layer-126; echo new > /new");
+    let layers = bundle.dir.path().join("a-directory-whose-name-is-rather-long/layers");
+    let lower: Vec<String> = (0..127).rev().map(|n| layers.join(n.to_string()).display().to_string()).collect();
+    for (number, layer) in lower.iter().rev().enumerate() {
+        fs::create_dir_all(layer).unwrap();
+        fs::write(format!("{layer}/layer-{number}"), format!("{number}\n")).unwrap();
+    }
+    let image = layers.join("base").display().to_string();
+    fs::rename(bundle.dir.path().join("image"), &image).unwrap();
+    let (upper, work) = (bundle.dir.path().join("upper"), bundle.dir.path().join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).unwrap();
+    }
+    let mut request = bundle.request();
+    request.rootfs[0].type_ = "overlay".into();
+    request.rootfs[0].source = "overlay".into();
+    request.rootfs[0].options = vec![
+        format!("workdir={}", work.display()),
+        format!("upperdir={}", upper.display()),
+        format!("lowerdir={}:{image}", lower.join(":")),
+    ];
+    let mut client = bundle.shim();
+    client.create(&request).unwrap();
+    client.start(&bundle.id).unwrap();
+    assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 0);
+    assert_eq!(bundle.lines("0.log"), ["0", "126"]);
+    assert_eq!(fs::read_to_string(upper.join("new")).unwrap(), "new\n");
+    client.delete(&bundle.id).unwrap();
     bundle.assert_nothing_is_left();
 }
 
@@ -219,6 +254,21 @@ fn a_bundle_whose_path_is_longer_than_a_socket_address_works() {
     client.create(&bundle.request()).unwrap();
     client.start(&bundle.id).unwrap();
     assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 0);
+}
+
+#[test]
+fn a_host_that_only_knows_addresses_gets_a_short_one_for_a_long_bundle() {
+    let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
+    let bundle = Bundle::beneath(&long, &["true"]);
+    fs::remove_file(bundle.path.join("bayplan.json")).unwrap();
+    let output = bundle.bootstrap_for("/nonexistent/containerd.sock", "start");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let path = std::path::PathBuf::from(told.strip_prefix("unix://").unwrap());
+    assert!(path.as_os_str().len() <= 107, "{told}");
+    assert_eq!(fs::read_to_string(bundle.path.join("address")).unwrap(), told);
+    let mut client = Client { socket: std::os::unix::net::UnixStream::connect(&path).unwrap(), stream: 1 };
+    client.shutdown();
+    until("the shim goes with its link", || fs::symlink_metadata(&path).is_err());
 }
 
 trait Permissions {

@@ -1,6 +1,8 @@
 //! The shim as its hosts see it: the real binary, the real `runc`, a hand-made bundle, and a client that speaks
 //! ttrpc by hand. Needs root and the packages `runc` and `busybox-static`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails there")]
+
 mod bench;
 mod bundle;
 mod client;

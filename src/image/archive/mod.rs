@@ -77,7 +77,10 @@ impl Sink<'_> {
 
 /// What archives hold, by what tells one version of a file from another.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<PathBuf, (Stamp, Arc<Vec<Imported>>)>>);
+pub(super) struct Cache(Mutex<HashMap<PathBuf, Known>>);
+
+/// An archive's images as of a version of its file.
+type Known = (Stamp, Arc<Vec<Imported>>);
 
 /// Device, inode, size, and modification time in seconds and nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);
@@ -219,8 +222,10 @@ fn file(
             Ok(digest) => Some(digest),
             Err(_) => return Ok(None),
         },
-        None if name.ends_with(".tar") => None,
-        None => return Ok(None),
+        // What `docker save` once kept beside each layer.
+        None if name.ends_with("/VERSION") || name.ends_with("/json") => return Ok(None),
+        // Only manifest.json tells which are layers and configurations; their names are anything.
+        None => None,
     };
     let (mut hasher, mut size, mut first) = (Sha256::new(), 0u64, Vec::new());
     let known = |digest: &Digest| matches!(sink, Sink::Store(store) if store.size(digest) == Some(entry.size));

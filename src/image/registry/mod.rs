@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use session::{Head, MAX_TRIES, Manifest, Session, back_off};
+pub use session::{Head, Manifest, Session, Tries};
 pub use transport::Registries;
 pub(super) use transport::chain as cause;
 

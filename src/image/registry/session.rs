@@ -19,7 +19,7 @@ use crate::oci::{Digest, Reference};
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;
 /// Attempts of one request or one stream without progress.
-pub const MAX_TRIES: u32 = 5;
+const MAX_TRIES: u32 = 5;
 
 /// The conversation. Cheap to clone.
 #[derive(Clone)]
@@ -80,11 +80,11 @@ impl Session {
     pub async fn manifest(&self, name: &str) -> Result<Manifest, ImageError> {
         let path = format!("manifests/{name}");
         let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-        let mut tries = 0;
+        let mut tries = Tries::default();
         let got = loop {
             match self.document(&ask).await {
-                Err(why) => self.again(&mut tries, why).await?,
                 Ok(got) => break got,
+                Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
             }
         };
         let (media_type, Some(bytes)) = got else {
@@ -100,11 +100,11 @@ impl Session {
     pub async fn head(&self, name: &str) -> Result<Head, ImageError> {
         let path = format!("manifests/{name}");
         let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-        let mut tries = 0;
+        let mut tries = Tries::default();
         let response = loop {
             match self.send(&ask).await {
-                Err(why) => self.again(&mut tries, why).await?,
                 Ok(response) => break response,
+                Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
             }
         };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
@@ -137,23 +137,12 @@ impl Session {
         }
     }
 
+    /// Media type and bytes; `None` for more bytes than a manifest may have.
     async fn document(&self, ask: &Ask<'_>) -> Result<(String, Option<Vec<u8>>), RegistryFailure> {
         let mut response = self.send(ask).await?;
         let media_type = content_type(&response);
         let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
         Ok((media_type, bytes))
-    }
-
-    /// Waits before another try of what may succeed a moment later; else the failure is final.
-    async fn again(&self, tries: &mut u32, why: RegistryFailure) -> Result<(), ImageError> {
-        *tries += 1;
-        match why.transient() {
-            Some(asked) if *tries < MAX_TRIES => {
-                tokio::time::sleep(back_off(*tries, asked)).await;
-                Ok(())
-            }
-            _ => Err(self.error(why)),
-        }
     }
 
     /// One request by the scheme the host speaks; a response that is not success is an error.
@@ -372,9 +361,33 @@ fn shown_host(url: &Url) -> String {
     }
 }
 
+/// Attempts at one thing, and the pauses between them.
+#[derive(Default)]
+pub struct Tries(u32);
+
+impl Tries {
+    /// Progress was made: what broke before does not count any more.
+    pub fn forgive(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Waits before the next attempt; gives the failure back when it will not pass by itself or there were
+    /// attempts enough.
+    pub async fn pause(&mut self, why: RegistryFailure) -> Result<(), RegistryFailure> {
+        self.0 += 1;
+        match why.transient() {
+            Some(asked) if self.0 < MAX_TRIES => {
+                tokio::time::sleep(back_off(self.0, asked)).await;
+                Ok(())
+            }
+            _ => Err(why),
+        }
+    }
+}
+
 /// The pause before try `tries + 1`: 0.2 s doubling to 5 s with up to half as much again at random, or
 /// what `Retry-After` asked for, at most half a minute.
-pub fn back_off(tries: u32, asked: Option<Duration>) -> Duration {
+fn back_off(tries: u32, asked: Option<Duration>) -> Duration {
     use std::hash::{BuildHasher, Hasher};
     if let Some(asked) = asked {
         return asked.min(Duration::from_secs(30));

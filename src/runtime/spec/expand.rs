@@ -1,7 +1,8 @@
 //! Kubernetes' `$(NAME)` in commands and environment values.
 //!
-//! `$(NAME)` becomes the variable's value when there is one and stays as written when not; `$$` is a `$`
-//! that starts nothing, so `$$(NAME)` becomes the text `$(NAME)`. Nothing else is special.
+//! `$(NAME)` becomes the variable's value when there is one and stays as written when not; `$$(NAME)` becomes
+//! the text `$(NAME)`. Nothing else is special: Kubernetes also halves a `$$` before anything else, which
+//! only ever breaks a shell's own `$$`.
 
 /// Expands `text`; `value` gives a variable's value.
 pub(super) fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String {
@@ -10,9 +11,10 @@ pub(super) fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) ->
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = after;
+        if rest.starts_with("$(") {
+            // The escape: the dollar stays, and what follows it is plain text.
+            out.push_str("$(");
+            rest = &rest[2..];
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match value(name) {
                 Some(value) => out.push_str(value),
@@ -47,8 +49,8 @@ mod tests {
             ("$(NESTED)", "$(A)"),
             ("$(MISSING)", "$(MISSING)"),
             ("$$(A)", "$(A)"),
-            ("$$$(A)", "$a"),
-            ("$$$$(A)", "$$(A)"),
+            ("kill -9 $$", "kill -9 $$"),
+            ("$$$$(A)", "$$$(A)"),
             ("$A ${A} $", "$A ${A} $"),
             ("$(A", "$(A"),
             ("$()", "$()"),

@@ -1,0 +1,167 @@
+//! The same image unpacked by us and by umoci is the same tree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Node, xattr};
+use crate::image::tests::fixture::{Blobs, LayerTar, noise};
+
+/// An overlay mount that goes when dropped.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn of(options: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let out =
+            Command::new("mount").args(["-t", "overlay", "overlay", "-o", options]).arg(dir.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        Self(dir)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Everything that can be said of a tree, by relative path.
+fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut inodes: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(path) = todo.pop() {
+        let whole = root.join(&path);
+        let meta = fs::symlink_metadata(&whole).unwrap();
+        let mut text = format!("{:o} {}:{} rdev {}", meta.mode(), meta.uid(), meta.gid(), meta.rdev());
+        // The root of an overlay has a time of its own.
+        if !path.as_os_str().is_empty() {
+            text += &format!(" mtime {}.{}", meta.mtime(), meta.mtime_nsec());
+        }
+        for name in ["user.note", "security.capability"] {
+            text += &format!(" {name}={:?}", xattr(&whole, name));
+        }
+        if meta.is_symlink() {
+            text += &format!(" -> {:?}", fs::read_link(&whole).unwrap().as_os_str().as_bytes());
+        } else if meta.is_file() {
+            text += &format!(" {} nlink {}", crate::oci::Digest::of(&fs::read(&whole).unwrap()), meta.nlink());
+            if meta.nlink() > 1 {
+                text += &format!(" = {}", inodes.entry(meta.ino()).or_insert_with(|| path.clone()).display());
+            }
+        } else if meta.is_dir() {
+            let mut children: Vec<_> =
+                fs::read_dir(&whole).unwrap().map(|e| path.join(e.unwrap().file_name())).collect();
+            children.sort();
+            todo.extend(children.into_iter().rev());
+        }
+        found.insert(path, text);
+    }
+    found
+}
+
+/// The merged view by us equals umoci's.
+fn same(tars: &[Vec<u8>]) {
+    let node = Node::new();
+    let image = node.image(tars);
+    node.unpack(&image).unwrap();
+    let mounts = node.snapshots.prepare("t/1", &image).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // Overlayfs does not take an upper directory on overlayfs, which tests may run on; the lower ones do.
+    let mut lower = mounts[0].options[0].clone();
+    if tars.len() == 1 {
+        lower += &format!(":{}", node.root.path().join("snapshots/empty").display());
+    }
+    let mounted = Mounted::of(&lower);
+    let mut blobs = Blobs::default();
+    let target = blobs.gzip_image(tars);
+    blobs.layout(&dir.path().join("layout"), &[("x", &target)]);
+    let out = Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:x", dir.path().join("layout").display()))
+        .arg(dir.path().join("bundle"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (ours, theirs) = (tree(mounted.0.path()), tree(&dir.path().join("bundle/rootfs")));
+    for (path, text) in &theirs {
+        assert_eq!(ours.get(path), Some(text), "{}", path.display());
+    }
+    assert_eq!(ours.len(), theirs.len());
+}
+
+#[test]
+fn an_image_of_127_layers_mounts_by_relative_names() {
+    let node = Node::new();
+    let layers: Vec<_> = (0..127).map(|n| LayerTar::new().file(&format!("f{n}"), b"1").done()).collect();
+    let image = node.image(&layers);
+    node.unpack(&image).unwrap();
+    let snapshots = node.root.path().join("snapshots").canonicalize().unwrap();
+    let lower = node.snapshots.lower_dirs(&image).unwrap();
+    let relative: Vec<_> = lower.iter().map(|p| p.strip_prefix(&snapshots).unwrap().to_str().unwrap()).collect();
+    let options = format!("lowerdir={}", relative.join(":"));
+    // A page is what mount(2) takes.
+    assert!(options.len() < 2048, "{}", options.len());
+    let mounted = tempfile::tempdir().unwrap();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-t", "overlay", "overlay", "-o", options]).arg(mounted.path()).current_dir(&snapshots);
+        command.output().unwrap()
+    };
+    let out = mount(&options);
+    let _umount = Mounted(mounted);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(fs::read_dir(_umount.0.path()).unwrap().count(), 127);
+}
+
+/// A tar made by GNU tar of a directory that `make` fills.
+fn packed(make: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = Command::new("sh").args(["-ec", make]).current_dir(dir.path()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let out = Command::new("tar")
+        .args(["--format=pax", "--xattrs", "--xattrs-include=*", "--sort=name", "--mtime=@1600000000", "-c", "."])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+#[test]
+fn an_image_with_deletions_links_attributes_and_many_files_is_the_same_tree() {
+    let base = packed(
+        "mkdir -p etc usr/bin usr/lib var/cache home; ln -s usr/bin bin; ln -s /usr/lib lib
+         for n in $(seq 300); do echo $n > var/cache/$n; done
+         echo a > usr/bin/a; ln usr/bin/a usr/bin/b; chmod 4755 usr/bin/a; chown 12:34 var/cache/7
+         setfattr -n user.note -v hello etc 2>/dev/null || true; mkfifo home/fifo; chmod 1777 var
+         mknod home/null c 1 3; echo old > etc/conf; mkdir -p srv/gone/deep; echo x > srv/gone/deep/x",
+    );
+    let second = LayerTar::new()
+        .dir("./", 0o755)
+        .dir("etc", 0o755)
+        .file("etc/conf", b"new")
+        .file("etc/.wh.absent", b"")
+        .dir("var", 0o1777)
+        .dir("var/cache", 0o755)
+        .file("var/cache/.wh.1", b"")
+        .file("var/cache/.wh.2", b"")
+        .file(".wh.srv", b"")
+        .done();
+    let third = LayerTar::new()
+        .dir("./", 0o755)
+        .dir("var", 0o1777)
+        .dir("var/cache", 0o700)
+        .file("var/cache/.wh..wh..opq", b"")
+        .file("var/cache/only", &noise(50_000, 3))
+        .dir("srv", 0o755)
+        .file("srv/back", b"1")
+        .hard_link("srv/back2", "srv/back")
+        .done();
+    same(std::slice::from_ref(&base));
+    same(&[base.clone(), second.clone()]);
+    same(&[base, second, third]);
+}
