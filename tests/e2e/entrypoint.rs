@@ -1,7 +1,10 @@
 //! Which words run: ENTRYPOINT, CMD, and the words that replace them. Exit statuses of the foreground.
 
+use nix::sys::signal::Signal;
+
 use crate::image::Image;
-use crate::node::TestNode;
+use crate::node::{TestNode, signal};
+use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/lab/lister:1";
 
@@ -40,15 +43,20 @@ fn a_command_replaces_both() {
 
 #[test]
 fn the_foreground_ends_with_the_process_own_status() {
-    let node = with_lister();
-    let run = |id: &str, script: &str| node.bayplan(&["run", "--rm", IMAGE, id, "sh", "-c", script]);
-    run("seven", "exit 7").exits(7);
-    run("killed", "kill -9 $$").exits(137);
-    let both = run("streams", "echo out; echo err >&2").ok();
+    let mut node = with_lister();
+    node.bayplan(&["run", "--rm", IMAGE, "seven", "sh", "-c", "exit 7"]).exits(7);
+    let both = node.bayplan(&["run", "--rm", IMAGE, "streams", "sh", "-c", "echo out; echo err >&2"]).ok();
     assert_eq!((both.stdout.as_str(), both.stderr.trim_end()), ("out\n", "err"));
     node.bayplan(&["run", "--rm", IMAGE, "absent", "no-such-program"]).exits(127);
     node.bayplan(&["run", "--rm", IMAGE, "data", "/etc/passwd"]).exits(126);
     node.bayplan(&["run", "--rm", "registry.local/no/such:1", "none"]).exits(125);
+    // Without a daemon the command holds the node's lock, and nobody could ask for the process.
+    node.start_daemon();
+    // From outside: the kernel keeps process 1 from killing itself.
+    let mut killed = node.command(&["run", "--rm", IMAGE, "killed", "sleep", "1000"]).spawn().unwrap();
+    signal(node.running("default", "killed"), Signal::SIGKILL);
+    let status = eventually("the command ends with its container", 20, || killed.try_wait().unwrap());
+    assert_eq!(status.code(), Some(137));
     node.close();
 }
 
