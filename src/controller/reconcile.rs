@@ -175,12 +175,12 @@ impl Node {
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
                 report.order(&plan);
                 report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key)).await;
+                // What somebody else has under way, in the plan still or not, is waited for.
+                let under_way = report.order.iter().filter(|step| !report.has(&step.key) && !tried.contains(&step.key));
+                others.extend(under_way.filter_map(|step| stale.get(&step.key).cloned()));
                 let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
                 for step in &plan.steps {
-                    if let Some(receiver) = stale.get(&step.key) {
-                        if !tried.contains(&step.key) {
-                            others.push(receiver.clone());
-                        }
+                    if stale.contains_key(&step.key) {
                         continue;
                     }
                     if failed.contains_key(&step.key) || report.has(&step.key) {

@@ -209,8 +209,8 @@ mod tests {
                 "/a/b",
                 "k8s.io",
                 "/a/b/k8s.io/web-1",
-                "a-b.slice:bayplan-k8s.io:web-1",
-                "a.slice/a-b.slice/bayplan-k8s.io-web-1.scope",
+                "a-b.slice:a-b-k8s.io:web-1",
+                "a.slice/a-b.slice/a-b-k8s.io-web-1.scope",
             ),
         ] {
             let path = CgroupPath::new(parent, namespace, "web-1").unwrap();
