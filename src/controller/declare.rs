@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{Stream, channel};
 use crate::api::{ApplyEvent, ApplyRequest, DEFAULT_SET, DeleteRequest, DiffRequest, SyncRequest};
+use crate::api::{Stream, channel};
 use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey, RestartPolicy};
@@ -33,7 +33,8 @@ impl Node {
             let work = async {
                 if request.dry_run {
                     let plan = node.dry_run(&node.with(&change), &Scope::Keys(change.scope.clone())).await;
-                    return Ok(tell_plan(&plan, change.scope.len(), &sender).await);
+                    tell_plan(&plan, change.scope.len(), &sender).await;
+                    return Ok(());
                 }
                 let total = change.scope.len();
                 let scope = Scope::Keys(change.scope);
@@ -104,7 +105,8 @@ impl Node {
                 let change = Change { set: Vec::new(), drop, scope };
                 if request.dry_run {
                     let plan = node.dry_run(&node.with(&change), &Scope::Keys(change.scope.clone())).await;
-                    return Ok(tell_plan(&plan, change.scope.len(), &sender).await);
+                    tell_plan(&plan, change.scope.len(), &sender).await;
+                    return Ok(());
                 }
                 let total = change.scope.len();
                 let scope = Scope::Keys(change.scope);
@@ -207,8 +209,12 @@ impl Node {
                     .help("change it there, or remove it there first"));
             }
             let created = self.engine.memory().read().declared.get(&key).map_or(now, |record| record.created);
-            let record =
-                DeclaredRecord { resource: one.resource.clone(), source: source.clone(), place: one.place.clone(), created };
+            let record = DeclaredRecord {
+                resource: one.resource.clone(),
+                source: source.clone(),
+                place: one.place.clone(),
+                created,
+            };
             if self.engine.memory().read().declared.get(&key) != Some(&record) {
                 change.set.push(record);
             }

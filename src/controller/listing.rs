@@ -32,7 +32,12 @@ impl Node {
             namespaces.extend(records.containers.keys().map(|(namespace, _)| namespace.clone()));
             namespaces.extend(records.references.keys().map(|(namespace, _)| namespace.clone()));
             (
-                records.containers.values().filter(|r| wants(Kind::Container) && inside(&r.namespace)).cloned().collect(),
+                records
+                    .containers
+                    .values()
+                    .filter(|r| wants(Kind::Container) && inside(&r.namespace))
+                    .cloned()
+                    .collect(),
                 records.references.values().filter(|r| inside(&r.namespace)).cloned().collect(),
             )
         };
@@ -56,10 +61,13 @@ impl Node {
         }
         // What is wanted and not there yet.
         for (key, declared) in &desired.resources {
-            if wants(key.kind) && inside(&key.namespace) && !items.contains_key(key) && key.kind != Kind::Namespace {
-                if let Some(item) = self.pending_item(key, declared) {
-                    items.insert(key.clone(), item);
-                }
+            if wants(key.kind)
+                && inside(&key.namespace)
+                && key.kind != Kind::Namespace
+                && !items.contains_key(key)
+                && let Some(item) = self.pending_item(key, declared)
+            {
+                items.insert(key.clone(), item);
             }
         }
         if wants(Kind::Namespace) {
@@ -161,7 +169,8 @@ impl Node {
             Some(resource) => spec_value(resource),
             None => serde_json::json!({ "reference": name }),
         };
-        let conditions = resource.map(|resource| vec![self.condition(&key, declared, resource, None)]).unwrap_or_default();
+        let conditions =
+            resource.map(|resource| vec![self.condition(&key, declared, resource, None)]).unwrap_or_default();
         let status = match kind {
             Kind::Tag => Status::Tag(TagStatus {
                 digest: Some(record.digest.clone()),
@@ -211,7 +220,11 @@ impl Node {
             }
             Spec::Image(spec) => {
                 // An archive that names its images itself is listed by those names once it is imported.
-                if spec.archive.is_some() && spec.reference.is_none() && self.failure(key).is_none() && self.has_handle(key) {
+                if spec.archive.is_some()
+                    && spec.reference.is_none()
+                    && self.failure(key).is_none()
+                    && self.has_handle(key)
+                {
                     return None;
                 }
                 Status::Image(ImageStatus { conditions, ..ImageStatus::default() })

@@ -91,6 +91,7 @@ async fn round(
     told: &mut BTreeSet<(ResourceKey, String)>,
 ) {
     let _planning = node.planning.lock().await;
+    let stale = node.claims_now();
     let desired = node.desired();
     let plan = node.plan_for(&desired, Freshness::Known).await;
     node.forget_failures(|key| plan.step(key).is_some() || desired.resources.contains_key(key));
@@ -112,7 +113,8 @@ async fn round(
             queue.done(&key, true, Instant::now(), 0.5);
             continue;
         };
-        match node.claim(&key) {
+        let claim = if stale.contains_key(&key) { None } else { node.claim(&key) };
+        match claim {
             Some(claim) => {
                 let (node, step, ended) = (Arc::clone(node), step.clone(), ended.clone());
                 tokio::spawn(async move {

@@ -82,6 +82,8 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.node.claims().under_way.remove(&self.key);
         let _ = self.done.send(true);
+        // Whoever looked while it was claimed looks again.
+        self.node.engine.touch();
     }
 }
 
@@ -99,7 +101,8 @@ impl Node {
         crate::plan::plan(desired, &observed)
     }
 
-    /// Claims a step if nobody has it. Only under the planning lock.
+    /// Claims a step if nobody has it. Only under the planning lock, and only what was not claimed when the
+    /// plan began.
     pub(super) fn claim(self: &Arc<Self>, key: &ResourceKey) -> Option<Claim> {
         let mut claims = self.claims();
         if claims.under_way.contains_key(key) {
@@ -125,6 +128,12 @@ impl Node {
     /// Whether a step of this key is under way.
     pub(super) fn is_claimed(&self, key: &ResourceKey) -> bool {
         self.claims().under_way.contains_key(key)
+    }
+
+    /// Every claim there is. A plan made after this may still hold the steps of these, carried out or not:
+    /// such a step is stale, and is not taken from that plan.
+    pub(super) fn claims_now(&self) -> HashMap<ResourceKey, watch::Receiver<bool>> {
+        self.claims().under_way.clone()
     }
 
     fn claimed(&self, key: &ResourceKey) -> Option<watch::Receiver<bool>> {
@@ -162,15 +171,16 @@ impl Node {
             let mut again = false;
             {
                 let _planning = self.planning.lock().await;
+                let stale = self.claims_now();
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
                 report.order(&plan);
-                report.done_by_others(&plan, |key| self.is_claimed(key) || tried.contains(key)).await;
+                report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key)).await;
+                // What somebody else has under way, in the plan still or not, is waited for.
+                let under_way = report.order.iter().filter(|step| !report.has(&step.key) && !tried.contains(&step.key));
+                others.extend(under_way.filter_map(|step| stale.get(&step.key).cloned()));
                 let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
                 for step in &plan.steps {
-                    if let Some(receiver) = self.claimed(&step.key) {
-                        if !tried.contains(&step.key) {
-                            others.push(receiver);
-                        }
+                    if stale.contains_key(&step.key) {
                         continue;
                     }
                     if failed.contains_key(&step.key) || report.has(&step.key) {

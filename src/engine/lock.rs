@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -17,7 +18,8 @@ pub struct NodeLock {
 }
 
 impl NodeLock {
-    /// Takes the lock of both directories, which must exist. Refused at once when another process has it.
+    /// Takes the lock of both directories, which must exist. Refused when another process has it and
+    /// keeps it for two seconds.
     pub fn take(root: &Path, state: &Path) -> Result<Self> {
         let mut files = Vec::with_capacity(2);
         for directory in [root, state] {
@@ -28,13 +30,17 @@ impl NodeLock {
 }
 
 fn take_one(path: &Path) -> Result<File> {
-    let runtime = |error: &dyn std::fmt::Display| Fault::new(Class::Runtime, format!("lock {}: {error}", path.display()));
-    let descriptor = rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
-        .map_err(|error| {
-            runtime(&error).help("bayplan works as root, on directories that it can write; or start `bayplan daemon`")
-        })?;
+    let runtime =
+        |error: &dyn std::fmt::Display| Fault::new(Class::Runtime, format!("lock {}: {error}", path.display()));
+    let descriptor =
+        rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)).map_err(
+            |error| {
+                runtime(&error)
+                    .help("bayplan works as root, on directories that it can write; or start `bayplan daemon`")
+            },
+        )?;
     let mut file = File::from(descriptor);
-    match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+    match lock_patiently(&file) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
@@ -52,6 +58,21 @@ fn take_one(path: &Path) -> Result<File> {
     let _ = file.set_len(0);
     let _ = file.write_all(line.as_bytes());
     Ok(file)
+}
+
+/// Two commands at a time are no mistake: most are done within this.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn lock_patiently(file: &File) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -34,11 +34,11 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
 pub use container::{Launched, Making, StartOptions, TaskStdio, container_key};
-pub use image::Freed;
-pub use observe::Freshness;
 pub use events::EventLog;
+pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
+pub use observe::Freshness;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
@@ -55,7 +55,7 @@ pub struct Engine {
     wishes: Mutex<HashMap<ContainerKey, container::Wishes>>,
     // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
     departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
-    answers: Mutex<HashMap<Reference, (Instant, std::result::Result<Digest, String>)>>,
+    answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,
     // Pulls share it; the garbage collector has it alone.
@@ -63,6 +63,9 @@ pub struct Engine {
     // Held while the engine lives.
     _lock: lock::NodeLock,
 }
+
+/// What a registry answered, and when.
+type Answer = (Instant, std::result::Result<Digest, String>);
 
 /// What a resource is in the middle of, for listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

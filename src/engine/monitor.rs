@@ -79,7 +79,8 @@ impl Engine {
             }
         });
         let ended = !is_supervised(state.phase) && state.phase != TaskPhase::Created;
-        if let Some(old) = tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
+        if let Some(old) =
+            tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
         {
             old.forget();
         }
@@ -97,6 +98,11 @@ impl Engine {
             let Some(task) = tasks.get_mut(id) else { return };
             std::mem::replace(&mut task.state, state.clone())
         };
+        if (state.phase, state.attempt) == (before.phase, before.attempt) {
+            // The shim wrote down a detail; what happened was told before.
+            self.touch();
+            return;
+        }
         let key = container_key(id);
         let exited = || match &state.exit {
             Some(exit) if exit.oom_killed => format!("killed for its memory limit (status {})", exit.code),

@@ -79,10 +79,7 @@ impl Engine {
         if !unknown.is_empty() {
             let engine = Arc::clone(self);
             digests = tokio::task::spawn_blocking(move || {
-                unknown
-                    .into_iter()
-                    .map(|(key, asked)| (engine.is_complete(&asked.0, &asked.1), key, asked))
-                    .collect()
+                unknown.into_iter().map(|(key, asked)| (engine.is_complete(&asked.0, &asked.1), key, asked)).collect()
             })
             .await
             .unwrap_or_default();
@@ -128,9 +125,7 @@ impl Engine {
 
     /// Whether every blob is in the store and every layer unpacked. Asks the disk.
     fn is_complete(&self, digest: &Digest, platform: &Platform) -> bool {
-        self.images
-            .load_image(digest, platform)
-            .is_ok_and(|image| self.snapshots.is_unpacked(&image))
+        self.images.load_image(digest, platform).is_ok_and(|image| self.snapshots.is_unpacked(&image))
     }
 
     /// What a registry is to be asked for: what is to be pulled at each reconcile, and what is not on the node.
@@ -198,8 +193,7 @@ impl Engine {
             let known = lock_of(&self.answers).get(&reference).cloned();
             match known {
                 Some((at, answer))
-                    if freshness == Freshness::Known
-                        || (freshness == Freshness::Recent && still_good(at, &answer)) =>
+                    if freshness == Freshness::Known || (freshness == Freshness::Recent && still_good(at, &answer)) =>
                 {
                     observed.remote.insert(reference, answer);
                 }

@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::error::{Class, Fault, Result};
 use crate::plan::{Action, Step};
 
-/// `+ container shop/web  not on the node`.
+/// `+ container shop/web: not on the node`.
 pub(in crate::cli) fn line(step: &Step, colour: bool) -> String {
     let paint = Paint(colour);
     let mark = step.action.mark();
@@ -18,7 +18,7 @@ pub(in crate::cli) fn line(step: &Step, colour: bool) -> String {
         Action::Update | Action::Replace => paint.yellow(mark),
         Action::Remove => paint.red(mark),
     };
-    format!("{mark} {}  {}", prose(&step.key.to_string()), paint.faint(&prose(&step.reason)))
+    format!("{mark} {}: {}", prose(&step.key.to_string()), paint.faint(&prose(&step.reason)))
 }
 
 /// Prints what happens, as it happens; the exit status is 1 if a step failed.

@@ -50,9 +50,9 @@ fn apply_prints_each_step_and_the_sum() {
     let file = bench.file("one.yaml", MANIFEST);
     insta::assert_snapshot!(bench.run(&format!("apply -f {}", file.display())).all(), @r#"
     --- out
-    - container shop/old  no longer declared  failed (0.04s)
-    + container shop/new  not on the node  (0.12s)
-    -/+ container shop/web  env.TZ "UTC" → "CET"  (0.12s)
+    - container shop/old: no longer declared  failed (0.04s)
+    + container shop/new: not on the node  (0.12s)
+    -/+ container shop/web: env.TZ "UTC" → "CET"  (0.12s)
     2 changed, 0 unchanged, 1 failed
     --- err
     error: container shop/old: its process does not end
@@ -69,9 +69,9 @@ fn diff_prints_the_steps_of_apply_in_its_order() {
     let diff = bench.run(&format!("diff -f {}", file.display()));
     insta::assert_snapshot!(diff.all(), @r#"
     --- out
-    - container shop/old  no longer declared
-    + container shop/new  not on the node
-    -/+ container shop/web  env.TZ "UTC" → "CET"
+    - container shop/old: no longer declared
+    + container shop/new: not on the node
+    -/+ container shop/web: env.TZ "UTC" → "CET"
           env.TZ: UTC → CET
           env.A: + b
           user: - 1
@@ -486,7 +486,7 @@ fn status_fits_a_screen_and_is_1_when_not_converged() {
         exited with 1, seven times
 
     PENDING STEPS
-      + container shop/new  not on the node
+      + container shop/new: not on the node
 
     WARNINGS
       rlimits are best effort: no CAP_SYS_RESOURCE
@@ -526,9 +526,9 @@ fn sync_reports_like_apply() {
     let bench = busy();
     insta::assert_snapshot!(bench.run("sync --confirm-removal dir").all(), @r#"
     --- out
-    - container shop/old  no longer declared  failed (0.04s)
-    + container shop/new  not on the node  (0.12s)
-    -/+ container shop/web  env.TZ "UTC" → "CET"  (0.12s)
+    - container shop/old: no longer declared  failed (0.04s)
+    + container shop/new: not on the node  (0.12s)
+    -/+ container shop/web: env.TZ "UTC" → "CET"  (0.12s)
     2 changed, 0 unchanged, 1 failed
     --- err
     error: container shop/old: its process does not end

@@ -32,9 +32,6 @@ impl CgroupDriver {
     }
 }
 
-/// The prefix of our scopes.
-const SCOPE_PREFIX: &str = "bayplan-";
-
 /// The parent of the cgroups of one bayplan instance: an absolute path of plain names, `/bayplan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupParent(PathBuf);
@@ -48,6 +45,12 @@ impl CgroupParent {
             checked("cgroup parent", name).map_err(|_| wrong())?;
         }
         Ok(Self(PathBuf::from(path)))
+    }
+
+    /// What our scopes' names begin with: the slice's name, because units are named for the whole machine and
+    /// two instances may have containers of the same name.
+    fn scopes(&self) -> String {
+        format!("{}-", self.names().map(|name| name.replace('-', "_")).collect::<Vec<_>>().join("-"))
     }
 
     /// The systemd slice: `/bayplan` is `bayplan.slice`, `/a/b` is `a-b.slice`, which systemd puts into
@@ -127,7 +130,7 @@ impl CgroupPath {
         match driver {
             CgroupDriver::Cgroupfs => format!("/{}", self.relative(driver).display()),
             CgroupDriver::Systemd => {
-                format!("{}:{SCOPE_PREFIX}{}:{}", self.parent.slice(), escaped(&self.namespace), self.id)
+                format!("{}:{}{}:{}", self.parent.slice(), self.parent.scopes(), escaped(&self.namespace), self.id)
             }
         }
     }
@@ -138,7 +141,7 @@ impl CgroupPath {
         match driver {
             CgroupDriver::Cgroupfs => parent.join(&self.namespace).join(&self.id),
             CgroupDriver::Systemd => {
-                parent.join(format!("{SCOPE_PREFIX}{}-{}.scope", escaped(&self.namespace), self.id))
+                parent.join(format!("{}{}-{}.scope", self.parent.scopes(), escaped(&self.namespace), self.id))
             }
         }
     }
@@ -172,7 +175,7 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str, 
 
 /// The container behind a scope's directory name.
 fn of_scope(parent: &CgroupParent, name: &str) -> Option<CgroupPath> {
-    let (namespace, id) = name.strip_prefix(SCOPE_PREFIX)?.strip_suffix(".scope")?.split_once('-')?;
+    let (namespace, id) = name.strip_prefix(&parent.scopes())?.strip_suffix(".scope")?.split_once('-')?;
     CgroupPath::below(parent, &namespace.replace('_', "-"), id).ok()
 }
 
@@ -199,15 +202,15 @@ mod tests {
                 "/bayplan-1a2b",
                 "my-shop",
                 "/bayplan-1a2b/my-shop/web-1",
-                "bayplan_1a2b.slice:bayplan-my_shop:web-1",
-                "bayplan_1a2b.slice/bayplan-my_shop-web-1.scope",
+                "bayplan_1a2b.slice:bayplan_1a2b-my_shop:web-1",
+                "bayplan_1a2b.slice/bayplan_1a2b-my_shop-web-1.scope",
             ),
             (
                 "/a/b",
                 "k8s.io",
                 "/a/b/k8s.io/web-1",
-                "a-b.slice:bayplan-k8s.io:web-1",
-                "a.slice/a-b.slice/bayplan-k8s.io-web-1.scope",
+                "a-b.slice:a-b-k8s.io:web-1",
+                "a.slice/a-b.slice/a-b-k8s.io-web-1.scope",
             ),
         ] {
             let path = CgroupPath::new(parent, namespace, "web-1").unwrap();

@@ -184,7 +184,7 @@ fn process_is_as_wanted(node: &Node) {
             echo nofile $(ulimit -Sn) $(ulimit -Hn)
             echo lo $(ifconfig lo | grep -o 'UP LOOPBACK') $(ls /sys/class/net)
             echo hosts $(grep -c web /etc/hosts)
-            echo dev $(ls /dev | busybox wc -l); echo pid $$$$"#
+            echo dev $(ls /dev | busybox wc -l); echo pid $$"#
         ),
     );
     let expect =
