@@ -122,7 +122,12 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     for number in early {
         kill(number).await;
     }
-    let request = WaitExitRequest { namespace: namespace.clone(), name: name.clone(), attempt: Some(created.attempt) };
+    let request = WaitExitRequest {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        uid: Some(created.uid.clone()),
+        attempt: Some(created.attempt),
+    };
     let exit = node.wait_exit(request);
     tokio::pin!(exit);
     let exit = loop {

@@ -17,7 +17,7 @@ use crate::manifest::{ImageSpec, Kind, Metadata, NamespaceSpec, PullPolicy, Reso
 use crate::oci::{Platform, Reference};
 use crate::plan::{Action, Source, Step};
 use crate::shim::protocol::{Exit, TaskPhase};
-use crate::store::DeclaredRecord;
+use crate::store::{ContainerRecord, DeclaredRecord};
 
 use super::Node;
 use super::reconcile::Scope;
@@ -151,6 +151,11 @@ impl Node {
         loop {
             let task = self.engine.task(&id);
             let record = self.engine.memory().read().containers.get(&id).cloned();
+            // Another container of this name: what it does says nothing about the one that is asked about.
+            let is_other = |record: &ContainerRecord| request.uid.as_ref().is_some_and(|uid| *uid != record.uid);
+            let replaced = record.as_ref().is_some_and(is_other);
+            let record = record.filter(|_| !replaced);
+            let task = task.filter(|_| !replaced);
             let state = task.or_else(|| record.as_ref().and_then(|record| record.last.clone()));
             let ended = state.as_ref().or(last_seen.as_ref()).and_then(|state| {
                 let over = match request.attempt {
@@ -170,10 +175,10 @@ impl Node {
             if state.is_some() {
                 last_seen = state;
             }
-            if let Some(exit) = self.engine.departed(&id) {
-                return Ok(exit);
-            }
             if record.is_none() {
+                if let Some(exit) = self.engine.departed(&id, request.uid.as_deref()) {
+                    return Ok(exit);
+                }
                 return Err(match last_seen {
                     Some(_) => Fault::new(
                         Class::Runtime,

@@ -139,7 +139,7 @@ impl Node {
                         let record = self.engine.memory().read().containers.get(&id).cloned();
                         match record {
                             Some(record) => record.last.is_some_and(|state| ended(state.phase)),
-                            None => self.engine.departed(&id).is_some(),
+                            None => self.engine.departed(&id, None).is_some(),
                         }
                     }
                 }

@@ -212,9 +212,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The exit of a container that removed itself not long ago.
-    pub fn departed(&self, id: &ContainerKey) -> Option<Exit> {
-        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, _, exit)| exit.clone())
+    /// The exit of a container that removed itself not long ago; without a unique id, of the last one of
+    /// that name.
+    pub fn departed(&self, id: &ContainerKey, uid: Option<&str>) -> Option<Exit> {
+        let departed = lock_of(&self.departed);
+        let found = departed.iter().rev().find(|(own, its, _)| own == id && uid.is_none_or(|uid| uid == its));
+        found.map(|(_, _, exit)| exit.clone())
     }
 
     /// Its unique id.

@@ -52,6 +52,12 @@ fn the_foreground_ends_with_the_process_own_status() {
     node.bayplan(&["run", "--rm", "registry.local/no/such:1", "none"]).exits(125);
     // Without a daemon the command holds the node's lock, and nobody could ask for the process.
     node.start_daemon();
+    // A name that is given again brings its own exit, not the one before's.
+    for (seconds, status) in [("0", 4), ("1", 5)] {
+        let words = format!("sleep {seconds}; exit {status}");
+        let again = node.bayplan(&["run", "--rm", IMAGE, "again", "sh", "-c", &words]).exits(status);
+        assert_eq!(again.stderr, "");
+    }
     // From outside: the kernel keeps process 1 from killing itself.
     let mut killed = node.command(&["run", "--rm", IMAGE, "killed", "sleep", "1000"]).spawn().unwrap();
     signal(node.running("default", "killed"), Signal::SIGKILL);

@@ -285,6 +285,9 @@ pub struct WaitExitRequest {
     pub namespace: String,
     /// Which container.
     pub name: String,
+    /// The container's unique id, for names are given again; absent: whichever has the name.
+    #[serde(default)]
+    pub uid: Option<String>,
     /// Of which attempt; absent: the current one.
     #[serde(default)]
     pub attempt: Option<u32>,
