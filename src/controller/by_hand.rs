@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use crate::api::{Archive, Stream, channel};
 use crate::api::*;
+use crate::api::{Archive, Stream, channel};
 use crate::engine::{Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
 use crate::image::{Progress, ProgressState, PullOptions};
-use crate::manifest::{
-    ImageSpec, Kind, Metadata, NamespaceSpec, PullPolicy, Resource, ResourceKey, Spec,
-};
+use crate::manifest::{ImageSpec, Kind, Metadata, NamespaceSpec, PullPolicy, Resource, ResourceKey, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Action, Source, Step};
 use crate::shim::protocol::{Exit, TaskPhase};
@@ -46,7 +44,9 @@ impl Node {
         let making = Making { auto_remove: request.remove_after_exit, held: !request.start };
         self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
         self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
+        let unwanted = Unwanted { node: Some(Arc::clone(self)), key: key.clone() };
         let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None, None).await;
+        unwanted.keep();
         self.engine.unwish(&id);
         let fault = match counts {
             Ok(counts) => counts.first_fault,
@@ -161,7 +161,12 @@ impl Node {
             let state = task.or_else(|| record.as_ref().and_then(|record| record.last.clone()));
             let ended = state.as_ref().or(last_seen.as_ref()).and_then(|state| {
                 let over = match request.attempt {
-                    Some(attempt) => state.attempt > attempt || (state.attempt == attempt && state.phase != TaskPhase::Running && state.phase != TaskPhase::Created),
+                    Some(attempt) => {
+                        state.attempt > attempt
+                            || (state.attempt == attempt
+                                && state.phase != TaskPhase::Running
+                                && state.phase != TaskPhase::Created)
+                    }
                     None => !matches!(state.phase, TaskPhase::Running | TaskPhase::Created),
                 };
                 if over { state.exit.clone() } else { None }
@@ -177,7 +182,10 @@ impl Node {
                     return Ok(exit);
                 }
                 return Err(match last_seen {
-                    Some(_) => Fault::new(Class::Runtime, format!("container {}/{} was removed before its exit was seen", id.0, id.1)),
+                    Some(_) => Fault::new(
+                        Class::Runtime,
+                        format!("container {}/{} was removed before its exit was seen", id.0, id.1),
+                    ),
                     None => self.no_container(&id),
                 });
             }
@@ -219,8 +227,13 @@ impl Node {
             credentials: credentials.map(|c| (c.user, c.password)),
             ..PullOptions::default()
         };
-        let before =
-            self.engine.memory().read().references.get(&(namespace.clone(), reference.clone())).map(|r| r.digest.clone());
+        let before = self
+            .engine
+            .memory()
+            .read()
+            .references
+            .get(&(namespace.clone(), reference.clone()))
+            .map(|r| r.digest.clone());
         let image = self.engine.pull_by_hand(&key, &reference, &options, self.declared(&key), progress).await?;
         if self.declared(&key).is_none() {
             self.engine.memory().declare(
@@ -277,8 +290,12 @@ impl Node {
             self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
         }
         self.wake.notify_one();
-        let listed = self.list(&Query { kinds: vec![Kind::Image], namespace: Some(namespace), name: Some(target.to_string()) })?;
-        listed.into_iter().next().ok_or_else(|| Fault::new(Class::Bug, format!("{target} was tagged and is not listed")))
+        let listed =
+            self.list(&Query { kinds: vec![Kind::Image], namespace: Some(namespace), name: Some(target.to_string()) })?;
+        listed
+            .into_iter()
+            .next()
+            .ok_or_else(|| Fault::new(Class::Bug, format!("{target} was tagged and is not listed")))
     }
 
     pub(super) async fn remove_image_by_hand(self: &Arc<Self>, request: RemoveImageRequest) -> Result<RemovedImage> {
@@ -303,8 +320,11 @@ impl Node {
         if let Some(others) = &others
             && !force
         {
-            return Err(Fault::new(Class::Refused, format!("image {namespace}/{reference} is declared by {}", others.source))
-                .help("remove it there, or use rmi -f (it comes back)"));
+            return Err(Fault::new(
+                Class::Refused,
+                format!("image {namespace}/{reference} is declared by {}", others.source),
+            )
+            .help("remove it there, or use rmi -f (it comes back)"));
         }
         if others.is_none() {
             let keys = [Kind::Image, Kind::Tag].map(|kind| ResourceKey::new(kind, &namespace, reference.to_string()));
@@ -386,7 +406,11 @@ impl Node {
             return Err(Fault::new(Class::Usage, format!("{:?} is not a namespace's name", request.name))
                 .help("lower-case letters, digits, dots and dashes, at most 63"));
         }
-        if self.list(&Query { kinds: vec![Kind::Namespace], namespace: Some(request.name.clone()), name: None })?.first().is_some() {
+        if self
+            .list(&Query { kinds: vec![Kind::Namespace], namespace: Some(request.name.clone()), name: None })?
+            .first()
+            .is_some()
+        {
             return Err(Fault::new(Class::Refused, format!("namespace {} exists", request.name)));
         }
         let metadata = Metadata { name: request.name.clone(), labels: request.labels, ..Metadata::default() };
@@ -411,7 +435,8 @@ impl Node {
         }
         match self.declared(&key) {
             Some(declared) if declared.source != Source::Cli => {
-                Err(Fault::new(Class::Refused, format!("{key} is declared by {}", declared.source)).help("remove it there"))
+                Err(Fault::new(Class::Refused, format!("{key} is declared by {}", declared.source))
+                    .help("remove it there"))
             }
             None if inside.is_empty() => Err(Fault::new(Class::NotFound, format!("{key} is not there"))),
             _ => {
@@ -507,6 +532,31 @@ impl Node {
     }
 }
 
+/// Takes back what was declared for somebody who went away before it was made (a second ^C while its
+/// image is pulled): nobody waits for it, so nothing of it stays.
+struct Unwanted {
+    node: Option<Arc<Node>>,
+    key: ResourceKey,
+}
+
+impl Unwanted {
+    fn keep(mut self) {
+        self.node = None;
+    }
+}
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        let Some(node) = self.node.take() else { return };
+        let key = self.key.clone();
+        node.engine.unwish(&(key.namespace.clone(), key.name.clone()));
+        if let Err(fault) = node.engine.memory().declare(node.engine.store(), Vec::new(), std::slice::from_ref(&key)) {
+            tracing::error!(%fault, "{key} was given up and stays declared");
+        }
+        node.wake.notify_one();
+    }
+}
+
 /// A file that goes away with its guard.
 struct Spooled(std::path::PathBuf);
 
@@ -537,12 +587,7 @@ fn by_hand(resource: Resource) -> DeclaredRecord {
     DeclaredRecord { resource, source: Source::Cli, place: None, created: jiff::Timestamp::now() }
 }
 
-fn image_resource(
-    namespace: &str,
-    reference: &Reference,
-    policy: PullPolicy,
-    platform: Option<Platform>,
-) -> Resource {
+fn image_resource(namespace: &str, reference: &Reference, policy: PullPolicy, platform: Option<Platform>) -> Resource {
     Resource {
         metadata: Metadata { name: reference.to_string(), namespace: namespace.to_owned(), ..Metadata::default() },
         spec: Spec::Image(ImageSpec {

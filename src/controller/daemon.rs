@@ -94,7 +94,10 @@ async fn read_again(node: &Arc<Node>, running: &Config, reload: &Reload) {
         Ok(new) => {
             let changes = running.changes(&new);
             for key in changes.live.iter().chain(&changes.restart) {
-                tracing::warn!(key, "changed in the configuration; in force after a restart, which disturbs no container");
+                tracing::warn!(
+                    key,
+                    "changed in the configuration; in force after a restart, which disturbs no container"
+                );
             }
         }
         Err(fault) => tracing::error!(%fault, "the configuration is not taken; the one before stays in force"),

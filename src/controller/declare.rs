@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{Stream, channel};
 use crate::api::{ApplyEvent, ApplyRequest, DEFAULT_SET, DeleteRequest, DiffRequest, SyncRequest};
+use crate::api::{Stream, channel};
 use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey, RestartPolicy};
@@ -207,8 +207,12 @@ impl Node {
                     .help("change it there, or remove it there first"));
             }
             let created = self.engine.memory().read().declared.get(&key).map_or(now, |record| record.created);
-            let record =
-                DeclaredRecord { resource: one.resource.clone(), source: source.clone(), place: one.place.clone(), created };
+            let record = DeclaredRecord {
+                resource: one.resource.clone(),
+                source: source.clone(),
+                place: one.place.clone(),
+                created,
+            };
             if self.engine.memory().read().declared.get(&key) != Some(&record) {
                 change.set.push(record);
             }

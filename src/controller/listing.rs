@@ -32,7 +32,12 @@ impl Node {
             namespaces.extend(records.containers.keys().map(|(namespace, _)| namespace.clone()));
             namespaces.extend(records.references.keys().map(|(namespace, _)| namespace.clone()));
             (
-                records.containers.values().filter(|r| wants(Kind::Container) && inside(&r.namespace)).cloned().collect(),
+                records
+                    .containers
+                    .values()
+                    .filter(|r| wants(Kind::Container) && inside(&r.namespace))
+                    .cloned()
+                    .collect(),
                 records.references.values().filter(|r| inside(&r.namespace)).cloned().collect(),
             )
         };
@@ -161,7 +166,8 @@ impl Node {
             Some(resource) => spec_value(resource),
             None => serde_json::json!({ "reference": name }),
         };
-        let conditions = resource.map(|resource| vec![self.condition(&key, declared, resource, None)]).unwrap_or_default();
+        let conditions =
+            resource.map(|resource| vec![self.condition(&key, declared, resource, None)]).unwrap_or_default();
         let status = match kind {
             Kind::Tag => Status::Tag(TagStatus {
                 digest: Some(record.digest.clone()),
@@ -211,7 +217,11 @@ impl Node {
             }
             Spec::Image(spec) => {
                 // An archive that names its images itself is listed by those names once it is imported.
-                if spec.archive.is_some() && spec.reference.is_none() && self.failure(key).is_none() && self.has_handle(key) {
+                if spec.archive.is_some()
+                    && spec.reference.is_none()
+                    && self.failure(key).is_none()
+                    && self.has_handle(key)
+                {
                     return None;
                 }
                 Status::Image(ImageStatus { conditions, ..ImageStatus::default() })

@@ -137,12 +137,7 @@ struct NodeParser<'n> {
 }
 
 impl Parser for NodeParser<'_> {
-    fn parse(
-        &self,
-        file: &str,
-        path: &Path,
-        text: &[u8],
-    ) -> std::result::Result<Vec<Declared>, Vec<Diagnostic>> {
+    fn parse(&self, file: &str, path: &Path, text: &[u8]) -> std::result::Result<Vec<Declared>, Vec<Diagnostic>> {
         let source = SourceFile { name: file.to_owned(), path: Some(path.to_owned()), text: text.to_vec() };
         let parsed = crate::manifest::parse(std::slice::from_ref(&source), &ParseOptions::default());
         if parsed.diagnostics.is_empty() {

@@ -6,23 +6,23 @@
 //! three. [`queue`] decides what runs when, by [`backoff`].
 
 pub mod backoff;
-pub mod debounce;
-pub mod directory;
-pub mod follow;
-pub mod queue;
-pub mod scan;
-pub mod watch;
 mod by_hand;
 mod daemon;
+pub mod debounce;
 mod declare;
+pub mod directory;
+pub mod follow;
 mod listing;
 mod local;
 mod logs;
 mod looping;
 mod node;
+pub mod queue;
 mod reconcile;
+pub mod scan;
 mod service;
 mod status;
+pub mod watch;
 
 pub use daemon::{Reload, run as run_daemon};
 pub use node::Node;

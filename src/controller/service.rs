@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::api::{Archive, Service, Stream, channel};
 use crate::api::*;
+use crate::api::{Archive, Service, Stream, channel};
 use crate::error::Result;
 use crate::manifest::ResourceKey;
 use crate::plan::Plan;
@@ -99,9 +99,9 @@ impl Service for NodeService {
     }
 
     fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.0.engine.kill(&(request.namespace, request.name), request.signal, request.all).await
-        })
+        Box::pin(
+            async move { self.0.engine.kill(&(request.namespace, request.name), request.signal, request.all).await },
+        )
     }
 
     fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>> {

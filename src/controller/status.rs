@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use crate::api::{Stream, channel};
 use crate::api::*;
+use crate::api::{Stream, channel};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{API_VERSION, Kind, ResourceKey};
 use crate::oci::{Platform, Reference};
@@ -31,9 +31,8 @@ impl Node {
         for declared in desired.resources.values() {
             if !matches!(declared.source, Source::Directory(_)) {
                 let name = declared.source.to_string();
-                let source = sources
-                    .entry(name.clone())
-                    .or_insert_with(|| SourceStatus { name, ..SourceStatus::default() });
+                let source =
+                    sources.entry(name.clone()).or_insert_with(|| SourceStatus { name, ..SourceStatus::default() });
                 source.resources += 1;
             }
         }
@@ -107,8 +106,11 @@ impl Node {
             None => wait.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), wait).await.unwrap_or_else(|_| {
                 let now = self.describe_phase(&key);
-                Err(Fault::new(Class::No, format!("{key} is not {condition} after {:.1} s; it is {now}", seconds(timeout_ms)))
-                    .help(format!("bayplan -n {} describe {} {}", key.namespace, key.kind, key.name)))
+                Err(Fault::new(
+                    Class::No,
+                    format!("{key} is not {condition} after {:.1} s; it is {now}", seconds(timeout_ms)),
+                )
+                .help(format!("bayplan -n {} describe {} {}", key.namespace, key.kind, key.name)))
             }),
         }
     }
@@ -191,7 +193,8 @@ impl Node {
 
     pub(super) fn inspect(self: &Arc<Self>, key: &ResourceKey) -> Result<Inspection> {
         let key = self.resolve_handle(key);
-        let query = Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
+        let query =
+            Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
         let Some(item) = self.list(&query)?.into_iter().next() else {
             return Err(match key.kind {
                 Kind::Container => self.no_container(&(key.namespace, key.name)),
@@ -233,7 +236,8 @@ impl Node {
         let mut warnings = Vec::new();
         if !host.can_raise_rlimits {
             warnings.push(
-                "this machine lacks CAP_SYS_RESOURCE: rlimits above the node's own and oom scores are best effort".into(),
+                "this machine lacks CAP_SYS_RESOURCE: rlimits above the node's own and oom scores are best effort"
+                    .into(),
             );
         }
         warnings

@@ -410,13 +410,7 @@ impl Engine {
     }
 
     /// Everything that a task needs beside its shim. Blocking.
-    fn prepare(
-        &self,
-        record: &ContainerRecord,
-        image: &Image,
-        bundle: &Bundle,
-        terminal: bool,
-    ) -> Result<Prepared> {
+    fn prepare(&self, record: &ContainerRecord, image: &Image, bundle: &Bundle, terminal: bool) -> Result<Prepared> {
         let spec = container_spec(&record.resource)?;
         let mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
         let netns = if spec.host_network {
@@ -680,9 +674,7 @@ pub(super) fn not_found(id: &ContainerKey) -> Fault {
 }
 
 fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
-    resource
-        .container()
-        .ok_or_else(|| Fault::new(Class::Bug, format!("{} is executed as a container", resource.key())))
+    resource.container().ok_or_else(|| Fault::new(Class::Bug, format!("{} is executed as a container", resource.key())))
 }
 
 fn check_sources(spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
@@ -704,10 +696,7 @@ fn millis(duration: Duration) -> u64 {
 /// The highest attempt that has a log: counts on where nothing else remembers (after a reboot).
 fn newest_attempt(log_dir: &Path) -> u32 {
     let Ok(entries) = std::fs::read_dir(log_dir) else { return 0 };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok())
-        .max()
-        .unwrap_or(0)
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok()).max().unwrap_or(0)
 }
 
 /// A shim that was told to shut down needs a moment; one that is gone needs none.

@@ -52,11 +52,7 @@ impl Engine {
         {
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
-        let options = PullOptions {
-            platform,
-            digest: digest.cloned(),
-            ..PullOptions::default()
-        };
+        let options = PullOptions { platform, digest: digest.cloned(), ..PullOptions::default() };
         self.fetch(key, reference, &options, standing, progress).await.map(drop)
     }
 
@@ -101,11 +97,7 @@ impl Engine {
         Ok(image)
     }
 
-    pub(super) async fn unpack(
-        self: &Arc<Self>,
-        image: &Image,
-        progress: Option<(Reference, Progress)>,
-    ) -> Result<()> {
+    pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Option<(Reference, Progress)>) -> Result<()> {
         let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
         let engine = Arc::clone(self);
         let unpacked = image.clone();
@@ -190,11 +182,7 @@ impl Engine {
             .help("declare an Image for the source, or pull it"));
         };
         let target = Descriptor { media_type: found.media_type, digest: found.digest, size: found.size };
-        let standing = Standing {
-            role: ReferenceRole::Tag,
-            source,
-            resource: Some(resource.clone()),
-        };
+        let standing = Standing { role: ReferenceRole::Tag, source, resource: Some(resource.clone()) };
         self.set_reference(&key.namespace, reference, &target, standing)?;
         self.event(key, EventType::Normal, "Tagged", format!("{from} at {}", target.digest));
         Ok(())
@@ -246,11 +234,9 @@ impl Engine {
         progress: Progress,
     ) -> Result<Image> {
         let standing = match declared {
-            Some(declared) => Standing {
-                role: ReferenceRole::Image,
-                source: declared.source,
-                resource: Some(declared.resource),
-            },
+            Some(declared) => {
+                Standing { role: ReferenceRole::Image, source: declared.source, resource: Some(declared.resource) }
+            }
             None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
         };
         self.fetch(key, reference, options, standing, Some(progress)).await
@@ -258,8 +244,7 @@ impl Engine {
 
     /// Has a name made by hand point at what another reference points at.
     pub fn name_by_hand(&self, namespace: &str, reference: &Reference, from: &ReferenceRecord) -> Result<()> {
-        let target =
-            Descriptor { media_type: from.media_type.clone(), digest: from.digest.clone(), size: from.size };
+        let target = Descriptor { media_type: from.media_type.clone(), digest: from.digest.clone(), size: from.size };
         self.name_target_by_hand(namespace, reference, &target)
     }
 
@@ -311,8 +296,7 @@ impl Engine {
             .references
             .values()
             .map(|r| {
-                let target =
-                    Descriptor { media_type: r.media_type.clone(), digest: r.digest.clone(), size: r.size };
+                let target = Descriptor { media_type: r.media_type.clone(), digest: r.digest.clone(), size: r.size };
                 (r.reference.clone(), target)
             })
             .collect();

@@ -28,11 +28,15 @@ impl NodeLock {
 }
 
 fn take_one(path: &Path) -> Result<File> {
-    let runtime = |error: &dyn std::fmt::Display| Fault::new(Class::Runtime, format!("lock {}: {error}", path.display()));
-    let descriptor = rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
-        .map_err(|error| {
-            runtime(&error).help("bayplan works as root, on directories that it can write; or start `bayplan daemon`")
-        })?;
+    let runtime =
+        |error: &dyn std::fmt::Display| Fault::new(Class::Runtime, format!("lock {}: {error}", path.display()));
+    let descriptor =
+        rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)).map_err(
+            |error| {
+                runtime(&error)
+                    .help("bayplan works as root, on directories that it can write; or start `bayplan daemon`")
+            },
+        )?;
     let mut file = File::from(descriptor);
     match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}

@@ -41,11 +41,7 @@ impl Memory {
         let records = Records {
             declarations: 0,
             declared: store.declared()?.into_iter().map(|r| (r.key(), r)).collect(),
-            containers: store
-                .containers()?
-                .into_iter()
-                .map(|r| ((r.namespace.clone(), r.name.clone()), r))
-                .collect(),
+            containers: store.containers()?.into_iter().map(|r| ((r.namespace.clone(), r.name.clone()), r)).collect(),
             references: store
                 .references()?
                 .into_iter()

@@ -34,11 +34,11 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
 pub use container::{Launched, Making, StartOptions, TaskStdio, container_key};
-pub use image::Freed;
-pub use observe::Freshness;
 pub use events::EventLog;
+pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
+pub use observe::Freshness;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {

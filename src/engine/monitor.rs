@@ -79,7 +79,8 @@ impl Engine {
             }
         });
         let ended = !is_supervised(state.phase) && state.phase != TaskPhase::Created;
-        if let Some(old) = tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
+        if let Some(old) =
+            tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
         {
             old.forget();
         }

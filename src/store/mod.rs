@@ -120,10 +120,11 @@ impl Store {
         let mut records = Vec::new();
         for row in rows {
             let text = self.sqlite(row)?;
-            records.push(
-                serde_json::from_str(&text)
-                    .map_err(|source| StoreError::Record { path: self.path.clone(), table, source })?,
-            );
+            records.push(serde_json::from_str(&text).map_err(|source| StoreError::Record {
+                path: self.path.clone(),
+                table,
+                source,
+            })?);
         }
         Ok(records)
     }
@@ -146,12 +147,9 @@ impl Store {
         let run = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             for (key, text) in &texts {
-                transaction.prepare_cached("INSERT OR REPLACE INTO declared VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-                    key.namespace,
-                    key.kind.word(),
-                    key.name,
-                    text
-                ])?;
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO declared VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![key.namespace, key.kind.word(), key.name, text])?;
             }
             for key in drop {
                 transaction
