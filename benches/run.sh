@@ -81,9 +81,10 @@ rm -rf marks/blobs
 bundle() { # bundle DIR COMMAND…: the model's configuration with another command and cgroup
   local dir=$1; shift
   mkdir -p "$dir"
-  jq --arg root "$work/rootfs" --arg cgroup "/bayplan-bench-$$/$(basename "$dir")" \
-    '.root.path = $root | .process.args = $ARGS.positional | .linux.cgroupsPath = $cgroup' \
-    "$config" --args "$@" >"$dir/config.json"
+  local words
+  words=$(printf '%s\n' "$@" | jq -R . | jq -s .)
+  jq --arg root "$work/rootfs" --arg cgroup "/bayplan-bench-$$/$(basename "$dir")" --argjson words "$words" \
+    '.root.path = $root | .process.args = $words | .linux.cgroupsPath = $cgroup' "$config" >"$dir/config.json"
 }
 for n in $(seq 40); do bundle "bundle/$n" sleep 100000; done
 bundle bundle/true true
@@ -121,16 +122,16 @@ for n in $(seq "$rounds"); do
 done
 row "one-shot run of \`true\` to its exit status (ms)" "$(median <ours.ms)" "$(median <floor.ms)" "≤ 1.5 ×"
 
-# ---- a manifest renamed into the directory, until its container's process says so through a FIFO
+# ---- a manifest renamed into the directory, until its container's process has made a file
 echo "bench: manifests" >&2
-mkfifo marks/up
 : >floor.ms; : >ours.ms
-say='echo up >/marks/up; exec sleep 100000'
+say=': >/marks/up; exec sleep 100000'
+up() { local turn; for turn in $(seq 5000); do [ ! -e marks/up ] || { rm marks/up; return; }; sleep 0.001; done; echo "the container is not up" >&2; return 1; }
 bundle bundle/up sh -c "$say"
 jq --arg marks "$work/marks" '.mounts += [{destination: "/marks", type: "bind", source: $marks, options: ["rbind"]}]' \
   bundle/up/config.json >bundle/up/new && mv bundle/up/new bundle/up/config.json
-floor_up() { runc --root "$work/runc" run -d --bundle bundle/up up; read -r _ <marks/up; }
-ours_up() { mv "$work/next.yaml" "$work/m/up.yaml"; read -r _ <marks/up; }
+floor_up() { runc --root "$work/runc" run -d --bundle bundle/up up; up; }
+ours_up() { mv "$work/next.yaml" "$work/m/up.yaml"; up; }
 for n in $(seq "$rounds"); do
   took floor_up >>floor.ms
   runc --root "$work/runc" delete -f up
