@@ -406,16 +406,9 @@ impl Node {
             return Err(Fault::new(Class::Usage, format!("{:?} is not a namespace's name", request.name))
                 .help("lower-case letters, digits, dots and dashes, at most 63"));
         }
-<<<<<<< HEAD
         if !self
             .list(&Query { kinds: vec![Kind::Namespace], namespace: Some(request.name.clone()), name: None })?
             .is_empty()
-=======
-        if self
-            .list(&Query { kinds: vec![Kind::Namespace], namespace: Some(request.name.clone()), name: None })?
-            .first()
-            .is_some()
->>>>>>> review
         {
             return Err(Fault::new(Class::Refused, format!("namespace {} exists", request.name)));
         }

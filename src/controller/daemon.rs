@@ -44,10 +44,28 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     take(&node, follow.next().await).await;
     let watching = tokio::spawn({
         let node = Arc::clone(&node);
+        let looks = node.asked_looks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         async move {
+            let Some(mut looks) = looks else { return };
+            let mut waiting = Vec::new();
             loop {
-                let snapshot = follow.next().await;
-                take(&node, snapshot).await;
+                tokio::select! {
+                    snapshot = follow.next() => {
+                        let quiet = snapshot.quiet;
+                        take(&node, snapshot).await;
+                        if quiet {
+                            // Who asked and no longer listens is no loss.
+                            for asked in waiting.drain(..) {
+                                let asked: tokio::sync::oneshot::Sender<()> = asked;
+                                let _ = asked.send(());
+                            }
+                        }
+                    }
+                    asked = looks.recv() => {
+                        follow.look_soon();
+                        waiting.extend(asked);
+                    }
+                }
             }
         }
     });
@@ -102,11 +120,9 @@ async fn read_again(node: &Arc<Node>, running: &Config, reload: &Reload) {
         }
         Err(fault) => tracing::error!(%fault, "the configuration is not taken; the one before stays in force"),
     }
-    let mut source = node.source.lock().await;
-    if let Err(fault) = source.look(node, true).await {
+    if let Err(fault) = node.look(true).await {
         tracing::error!(%fault, "the manifest directory could not be read");
     }
-    drop(source);
     node.wake.notify_one();
 }
 

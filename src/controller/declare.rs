@@ -49,8 +49,11 @@ impl Node {
             let result = match limit {
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
                     let message = format!("apply is not done after {} s", limit.as_secs_f32());
-                    Err(Fault::new(Class::No, message)
-                        .help("it goes on: `bayplan status` shows what is left; --timeout waits longer"))
+                    Err(Fault::new(Class::No, message).help(if node.is_daemon {
+                        "it goes on: `bayplan status` shows what is left; --timeout waits longer"
+                    } else {
+                        "the next `bayplan sync` or daemon goes on with it; --timeout waits longer"
+                    }))
                 }),
                 None => work.await,
             };
@@ -127,12 +130,9 @@ impl Node {
             let name = declared.source.to_string();
             name == source || (source == "dir" && matches!(declared.source, Source::Directory(_)))
         };
-        {
-            let mut source = self.source.lock().await;
-            if request.confirm_removal {
-                source.confirm_removal(self)?;
-            }
-            source.look(self, true).await?;
+        self.look(true).await?;
+        if request.confirm_removal {
+            self.source.lock().await.confirm_removal(self)?;
         }
         let desired = self.desired();
         let scope = match request.source.as_deref() {

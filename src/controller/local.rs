@@ -78,7 +78,7 @@ impl LocalDirectory {
         self.settle(node, outcome, store)
     }
 
-    /// Releases a removal that was held; the next look stores it.
+    /// Releases a removal that is held.
     pub fn confirm_removal(&mut self, node: &Node) -> Result<()> {
         let outcome = self.source.confirm_removal(&NodeParser { node });
         self.settle(node, outcome, true)
@@ -124,10 +124,8 @@ fn keep(node: &Node, persist: Persist) -> Result<()> {
         let content = serde_json::to_vec(&row).map_err(encode)?;
         rows.push(ManifestFile { path: row.file, hash: row.hash.to_string(), content });
     }
-    store.keep_manifest_files(&rows, &persist.delete)?;
-    if let Some(memory) = persist.memory {
-        store.set_value(MEMORY, &serde_json::to_string(&memory).map_err(encode)?)?;
-    }
+    let memory = persist.memory.as_ref().map(serde_json::to_string).transpose().map_err(encode)?;
+    store.keep_manifest_files(&rows, &persist.delete, memory.as_deref().map(|text| (MEMORY, text)))?;
     Ok(())
 }
 

@@ -27,6 +27,9 @@ pub struct DirectoryView {
     pub status: SourceStatus,
 }
 
+/// Requests to read the directory now.
+pub(super) type Looks = tokio::sync::mpsc::UnboundedReceiver<tokio::sync::oneshot::Sender<()>>;
+
 /// The last failure of a resource's step.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -46,6 +49,10 @@ pub struct Node {
     pub(super) planning: tokio::sync::Mutex<()>,
     pub(super) workers: Semaphore,
     pulls: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Has the daemon's follower read the directory now, and answer when what it saw was taken over.
+    pub(super) looks: tokio::sync::mpsc::UnboundedSender<tokio::sync::oneshot::Sender<()>>,
+    /// The other end, until the daemon takes it.
+    pub(super) asked_looks: Mutex<Option<Looks>>,
     /// Says that the loop should look at the directory and the plan now.
     pub(super) wake: tokio::sync::Notify,
     claims: Mutex<Claims>,
@@ -59,7 +66,10 @@ impl Node {
         let workers = config.controller.workers();
         let engine = Engine::open(config).await?;
         let source = LocalDirectory::restore(&engine)?;
+        let (looks, asked_looks) = tokio::sync::mpsc::unbounded_channel();
         let node = Arc::new(Self {
+            looks,
+            asked_looks: Mutex::new(Some(asked_looks)),
             engine,
             is_daemon,
             directory: RwLock::default(),
@@ -84,6 +94,18 @@ impl Node {
         let places = usize::try_from(self.engine.config().controller.pulls).unwrap_or(3).max(1);
         let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(pulls.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(places))))
+    }
+
+    /// Has the directory read now and what it says taken over: by the daemon's follower, or here without one.
+    pub(super) async fn look(self: &Arc<Self>, store: bool) -> Result<()> {
+        if !self.is_daemon {
+            return self.source.lock().await.look(self, store).await;
+        }
+        let (done, taken) = tokio::sync::oneshot::channel();
+        let _ = self.looks.send(done);
+        // Under a stream of changes the follower waits for a pause, at most about ten seconds.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(15), taken).await;
+        Ok(())
     }
 
     /// Shows what the directory wants from now on.

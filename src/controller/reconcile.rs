@@ -117,7 +117,11 @@ impl Node {
     /// Claims a key for a person, behind whoever has it.
     pub(super) async fn claim_when_free(self: &Arc<Self>, key: &ResourceKey) -> Claim {
         loop {
-            if let Some(claim) = self.claim(key) {
+            let claim = {
+                let _planning = self.planning.lock().await;
+                self.claim(key)
+            };
+            if let Some(claim) = claim {
                 return claim;
             }
             if let Some(mut other) = self.claimed(key) {

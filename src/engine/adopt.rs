@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::runtime::{Bundle, ShimClient, cgroup};
 use crate::shim::protocol::{TaskPhase, TaskState};
-use crate::store::EventType;
+use crate::store::{ContainerRecord, EventType};
 
-use super::container::container_key;
+use super::container::{container_key, is_supervised};
 use super::memory::ContainerKey;
 use super::{Engine, lock_of};
 
@@ -48,6 +48,26 @@ impl Engine {
             }
         }
         self.sweep().await;
+        self.finish_wishes().await;
+    }
+
+    /// What a person wanted and a crash kept from being done: to be removed after its end, to be stopped.
+    async fn finish_wishes(self: &Arc<Self>) {
+        let records: Vec<ContainerRecord> = self.memory.read().containers.values().cloned().collect();
+        for record in records {
+            let id = (record.namespace.clone(), record.name.clone());
+            let supervised = self.task(&id).is_some_and(|state| is_supervised(&state));
+            let done = if record.stopped_by_hand && supervised {
+                self.stop_by_hand(&id, None).await
+            } else if record.auto_remove && record.started && self.task(&id).is_none() {
+                self.forget_container(&id, &record).await
+            } else {
+                Ok(())
+            };
+            if let Err(fault) = done {
+                self.event(&container_key(&id), EventType::Warning, "CleanUpFailed", fault.message);
+            }
+        }
     }
 
     /// What the crash of a start may have kept from the record.
@@ -70,7 +90,8 @@ impl Engine {
             let result = self.change(id, |own| {
                 own.started = record.started || state.phase != TaskPhase::Created;
                 own.last = match state.phase {
-                    TaskPhase::Exited | TaskPhase::Stopped | TaskPhase::Failed => Some(state.clone()),
+                    TaskPhase::Exited | TaskPhase::Stopped => Some(state.clone()),
+                    TaskPhase::Failed if state.next_start.is_none() => Some(state.clone()),
                     _ => Some(TaskState { phase: TaskPhase::BackOff, pid: None, ..state.clone() }),
                 };
             });

@@ -91,7 +91,7 @@ impl Engine {
             source,
             image: digest,
             created: jiff::Timestamp::now(),
-            stopped_by_hand: false,
+            stopped_by_hand: wish.making.held,
             started: false,
             auto_remove: wish.making.auto_remove,
             last: None,
@@ -99,7 +99,7 @@ impl Engine {
         self.put(record)?;
         if wish.making.held {
             self.event(key, EventType::Normal, "Created", "made, not started");
-            return self.change(&id, |record| record.stopped_by_hand = true);
+            return Ok(());
         }
         self.start_task(&id, &image, wish.options).await.map(drop)
     }
@@ -155,7 +155,7 @@ impl Engine {
     /// Starts the task of a container that has none.
     pub(super) async fn start_again(self: &Arc<Self>, key: &ResourceKey) -> Result<()> {
         let id = (key.namespace.clone(), key.name.clone());
-        if lock_of(&self.tasks).get(&id).is_some_and(|task| is_supervised(task.state.phase)) {
+        if lock_of(&self.tasks).get(&id).is_some_and(|task| is_supervised(&task.state)) {
             return Ok(());
         }
         let Some(record) = self.memory.read().containers.get(&id).cloned() else {
@@ -165,7 +165,7 @@ impl Engine {
         self.take_down(&id, &record).await?;
         let image = self.ready_image(&record.image).await?;
         let mut options = self.take_wish(&id).options;
-        let was_final = record.last.as_ref().is_some_and(|state| !is_supervised(state.phase));
+        let was_final = record.last.as_ref().is_some_and(|state| !is_supervised(state));
         options.lost = record.started && !record.stopped_by_hand && !was_final;
         if record.stopped_by_hand {
             self.change(&id, |record| record.stopped_by_hand = false)?;
@@ -260,7 +260,7 @@ impl Engine {
         let key = container_key(id);
         let _key = self.keys.lock(&key).await;
         let Some(state) = lock_of(&self.tasks).get(id).map(|task| task.state.clone()) else { return };
-        if is_supervised(state.phase) || state.phase == TaskPhase::Created {
+        if is_supervised(&state) || state.phase == TaskPhase::Created {
             return;
         }
         let Some(record) = self.memory.read().containers.get(id).cloned() else { return };
@@ -283,7 +283,7 @@ impl Engine {
     }
 
     /// Forgets a container that removes itself, and that it was declared.
-    async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
+    pub(super) async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
         let key = container_key(id);
         if let Some(exit) = self.memory.read().containers.get(id).and_then(|r| r.last.as_ref()?.exit.clone()) {
             let mut departed = lock_of(&self.departed);
@@ -664,8 +664,13 @@ pub fn container_key(id: &ContainerKey) -> ResourceKey {
     ResourceKey::new(Kind::Container, &id.0, &id.1)
 }
 
-pub(super) fn is_supervised(phase: TaskPhase) -> bool {
-    matches!(phase, TaskPhase::Running | TaskPhase::BackOff)
+/// Whether the shim goes on with it: it runs, or it is started again later (also where the runtime failed once).
+pub(super) fn is_supervised(state: &TaskState) -> bool {
+    match state.phase {
+        TaskPhase::Running | TaskPhase::BackOff => true,
+        TaskPhase::Failed => state.next_start.is_some(),
+        TaskPhase::Created | TaskPhase::Exited | TaskPhase::Stopped => false,
+    }
 }
 
 pub(super) fn not_found(id: &ContainerKey) -> Fault {

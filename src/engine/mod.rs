@@ -93,9 +93,13 @@ impl Engine {
         let events = EventLog::open(&store, config.events.keep)?;
         let registry = RegistryConfig {
             plain_http_hosts: config.registry.plain_http.clone(),
-            auth_files: config.registry.auth_files.clone(),
             concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
             ..RegistryConfig::default()
+        };
+        let registry = match config.registry.auth_files.as_slice() {
+            // Where Podman and Docker look.
+            [] => registry,
+            files => RegistryConfig { auth_files: files.to_vec(), ..registry },
         };
         let images = Images::open(&root, registry)?;
         let snapshots = Snapshots::open(&root)?;

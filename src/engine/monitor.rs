@@ -68,7 +68,7 @@ impl Engine {
                 match next {
                     Ok(state) => {
                         seen = state.seq;
-                        engine.task_changed(&own, state);
+                        engine.task_changed(&own, serial, state);
                     }
                     Err(error) => {
                         tracing::debug!(container = %container_key(&own), %error, "its shim is gone");
@@ -78,7 +78,7 @@ impl Engine {
                 }
             }
         });
-        let ended = !is_supervised(state.phase) && state.phase != TaskPhase::Created;
+        let ended = !is_supervised(&state) && state.phase != TaskPhase::Created;
         if let Some(old) =
             tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
         {
@@ -92,10 +92,11 @@ impl Engine {
         Ok(state)
     }
 
-    fn task_changed(self: &Arc<Self>, id: &ContainerKey, state: TaskState) {
+    fn task_changed(self: &Arc<Self>, id: &ContainerKey, serial: u64, state: TaskState) {
         let before = {
             let mut tasks = lock_of(&self.tasks);
-            let Some(task) = tasks.get_mut(id) else { return };
+            // The follower of a task before this one has nothing to say of it.
+            let Some(task) = tasks.get_mut(id).filter(|task| task.serial == serial) else { return };
             std::mem::replace(&mut task.state, state.clone())
         };
         if (state.phase, state.attempt) == (before.phase, before.attempt) {
@@ -133,7 +134,7 @@ impl Engine {
             TaskPhase::Running | TaskPhase::Created | TaskPhase::Stopped => {}
         }
         self.touch();
-        if matches!(state.phase, TaskPhase::Exited | TaskPhase::Failed) {
+        if matches!(state.phase, TaskPhase::Exited | TaskPhase::Failed) && !is_supervised(&state) {
             self.collect_soon(id);
         }
     }

@@ -15,6 +15,7 @@ use crate::plan::{
 use crate::shim::protocol::TaskPhase;
 use crate::store::ContainerRecord;
 
+use super::container::is_supervised;
 use super::memory::ContainerKey;
 use super::{Engine, lock_of};
 
@@ -101,6 +102,7 @@ impl Engine {
     fn observe_container(&self, key: &ContainerKey, record: &ContainerRecord) -> Option<ObservedContainer> {
         let spec = record.resource.container()?.clone();
         let task = match lock_of(&self.tasks).get(key) {
+            Some(task) if is_supervised(&task.state) => ObservedTask::Supervised,
             Some(task) => match task.state.phase {
                 TaskPhase::Created => ObservedTask::None,
                 TaskPhase::Running | TaskPhase::BackOff => ObservedTask::Supervised,

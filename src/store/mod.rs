@@ -246,9 +246,14 @@ impl Store {
         self.sqlite(read())
     }
 
-    /// Keeps and drops last good versions in one transaction.
-    pub fn keep_manifest_files(&self, keep: &[ManifestFile], drop: &[String]) -> Result<()> {
-        if keep.is_empty() && drop.is_empty() {
+    /// Keeps and drops last good versions, and sets a small named value with them, in one transaction.
+    pub fn keep_manifest_files(
+        &self,
+        keep: &[ManifestFile],
+        drop: &[String],
+        value: Option<(&str, &str)>,
+    ) -> Result<()> {
+        if keep.is_empty() && drop.is_empty() && value.is_none() {
             return Ok(());
         }
         let mut connection = self.lock();
@@ -261,6 +266,9 @@ impl Store {
             }
             for path in drop {
                 transaction.prepare_cached("DELETE FROM manifest_file WHERE path = ?1")?.execute(params![path])?;
+            }
+            if let Some((name, value)) = value {
+                transaction.execute("INSERT OR REPLACE INTO value VALUES (?1, ?2)", params![name, value])?;
             }
             transaction.commit()
         };
@@ -322,6 +330,7 @@ mod tests {
                 .keep_manifest_files(
                     &[ManifestFile { path: "x.yaml".into(), hash: "h".into(), content: b"x".to_vec() }],
                     &[],
+                    None,
                 )
                 .unwrap();
         }
