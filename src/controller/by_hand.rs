@@ -26,6 +26,7 @@ impl Node {
     pub(super) async fn create_by_hand(self: &Arc<Self>, request: CreateRequest) -> Result<Created> {
         let key = ResourceKey::new(Kind::Container, &request.namespace, &request.id);
         let id = (request.namespace.clone(), request.id.clone());
+        self.wait_for_departure(&id).await;
         if let Some(before) = self.declared(&key) {
             return Err(Fault::new(Class::Refused, format!("{key} exists (declared by {})", before.source))
                 .help(format!("choose another name, or remove it: bayplan -n {} rm -f {}", id.0, id.1)));
@@ -59,6 +60,25 @@ impl Node {
             return Err(fault);
         }
         self.created(&id)
+    }
+
+    /// Until a container of this name that has ended and removes itself is gone, so that its name is free.
+    async fn wait_for_departure(&self, id: &crate::engine::ContainerKey) {
+        let mut changes = self.engine.changes();
+        let gone = async {
+            loop {
+                let record = self.engine.memory().read().containers.get(id).cloned();
+                let leaves = record.is_some_and(|record| {
+                    let ended = |phase| matches!(phase, TaskPhase::Exited | TaskPhase::Stopped);
+                    let state = self.engine.task(id).or(record.last);
+                    record.auto_remove && state.is_some_and(|state| ended(state.phase))
+                });
+                if !leaves || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(30), gone).await;
     }
 
     pub(super) async fn start_by_hand(self: &Arc<Self>, request: StartRequest) -> Result<Created> {

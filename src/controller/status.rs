@@ -157,6 +157,7 @@ impl Node {
         };
         // Followed before it is read: nothing that happens in between is missed.
         let mut coming = self.engine.events().follow();
+        self.engine.events().flush();
         let kept = self.engine.store().events()?;
         let newest = kept.last().map_or(0, |event| event.id);
         let mut kept: Vec<store::EventRecord> = kept.into_iter().filter(&selects).collect();

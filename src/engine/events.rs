@@ -1,17 +1,26 @@
 //! What happened: kept in the database, bounded, and handed to whoever follows.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use tokio::sync::broadcast;
 
 use crate::manifest::ResourceKey;
 use crate::store::{EventRecord, EventType, Store};
 
-/// The event log.
+/// The event log. What it is told is written by a thread of its own, so that no start waits for the disk on
+/// account of its story; all of it is on the disk when the log is dropped.
 pub struct EventLog {
-    keep: u32,
     last: Mutex<Tail>,
     followers: broadcast::Sender<EventRecord>,
+    writer: Option<mpsc::Sender<Order>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the writing thread is asked for.
+enum Order {
+    Keep(EventRecord),
+    /// Answers when everything before it is on the disk.
+    Flush(mpsc::Sender<()>),
 }
 
 struct Tail {
@@ -22,10 +31,30 @@ struct Tail {
 
 impl EventLog {
     /// Goes on behind what the database holds; keeps at most `keep` events.
-    pub fn open(store: &Store, keep: u32) -> Result<Self, crate::store::StoreError> {
+    pub fn open(store: &Arc<Store>, keep: u32) -> Result<Self, crate::store::StoreError> {
         let newest = store.events()?.pop();
         let next = newest.as_ref().map_or(1, |event| event.id + 1);
-        Ok(Self { keep, last: Mutex::new(Tail { next, newest }), followers: broadcast::channel(256).0 })
+        let (writer, orders) = mpsc::channel();
+        let store = Arc::clone(store);
+        let thread = std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || write(&store, &orders, keep))
+            .inspect_err(|error| tracing::error!(%error, "events are not kept: their thread cannot be started"))
+            .ok();
+        Ok(Self {
+            last: Mutex::new(Tail { next, newest }),
+            followers: broadcast::channel(256).0,
+            writer: Some(writer),
+            thread,
+        })
+    }
+
+    /// Returns when every event recorded so far can be read from the database. Blocking, briefly.
+    pub fn flush(&self) {
+        let (done, written) = mpsc::channel();
+        if self.writer.as_ref().is_some_and(|writer| writer.send(Order::Flush(done)).is_ok()) {
+            let _ = written.recv_timeout(std::time::Duration::from_secs(5));
+        }
     }
 
     /// Those from now on.
@@ -34,7 +63,7 @@ impl EventLog {
     }
 
     /// Records one. An event that cannot be written is only logged: it must not stop what it tells of.
-    pub fn record(&self, store: &Store, key: &ResourceKey, kind: EventType, reason: &str, message: String) {
+    pub fn record(&self, key: &ResourceKey, kind: EventType, reason: &str, message: String) {
         match kind {
             EventType::Normal => tracing::info!(%key, reason, "{message}"),
             EventType::Warning => tracing::warn!(%key, reason, "{message}"),
@@ -64,9 +93,38 @@ impl EventLog {
             tail.newest = Some(event.clone());
             event
         };
-        if let Err(error) = store.append_event(&event, self.keep) {
-            tracing::error!(%error, "an event could not be kept");
+        if let Some(writer) = &self.writer {
+            let _ = writer.send(Order::Keep(event.clone()));
         }
         let _ = self.followers.send(event);
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        self.writer = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: u32) {
+    while let Ok(first) = orders.recv() {
+        let mut events = Vec::new();
+        let mut waiting = Vec::new();
+        // Whatever has come in meanwhile goes into the same transaction.
+        for order in std::iter::once(first).chain(orders.try_iter().take(255)) {
+            match order {
+                Order::Keep(event) => events.push(event),
+                Order::Flush(done) => waiting.push(done),
+            }
+        }
+        if let Err(error) = store.append_events(&events, keep) {
+            tracing::error!(%error, "events could not be kept");
+        }
+        for done in waiting {
+            let _ = done.send(());
+        }
     }
 }

@@ -43,7 +43,7 @@ pub use observe::Freshness;
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
     config: Config,
-    store: Store,
+    store: Arc<Store>,
     memory: Memory,
     images: Images,
     snapshots: Snapshots,
@@ -88,7 +88,7 @@ impl Engine {
         make_directory(&root)?;
         make_directory(&state)?;
         let lock = lock::NodeLock::take(&root, &state)?;
-        let store = Store::open(&root)?;
+        let store = Arc::new(Store::open(&root)?);
         let memory = Memory::load(&store)?;
         let events = EventLog::open(&store, config.events.keep)?;
         let registry = RegistryConfig {
@@ -173,7 +173,7 @@ impl Engine {
 
     /// Records an event.
     pub fn event(&self, key: &ResourceKey, kind: EventType, reason: &str, message: impl Into<String>) {
-        self.events.record(&self.store, key, kind, reason, message.into());
+        self.events.record(key, kind, reason, message.into());
     }
 
     /// What a resource is in the middle of.

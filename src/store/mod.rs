@@ -293,19 +293,30 @@ impl Store {
         self.sqlite(connection.execute("INSERT OR REPLACE INTO value VALUES (?1, ?2)", params![name, value])).map(drop)
     }
 
-    /// Appends an event, or counts up the last one of the same key when it says the same; keeps at most `keep`.
-    pub fn append_event(&self, event: &EventRecord, keep: u32) -> Result<()> {
-        let text = self.encode("event", event)?;
-        let connection = self.lock();
-        let run = || {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO event (id, record) VALUES (?1, ?2)")?
-                .execute(params![event.id, text])?;
-            connection
+    /// Appends events (one with the id of a kept one replaces it) and keeps the last `keep`, in one transaction.
+    pub fn append_events(&self, events: &[EventRecord], keep: u32) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut texts = Vec::with_capacity(events.len());
+        for event in events {
+            texts.push((event.id, self.encode("event", event)?));
+        }
+        let mut connection = self.lock();
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            for (id, text) in &texts {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO event (id, record) VALUES (?1, ?2)")?
+                    .execute(params![id, text])?;
+            }
+            transaction
                 .prepare_cached("DELETE FROM event WHERE id <= (SELECT MAX(id) FROM event) - ?1")?
-                .execute(params![keep])
+                .execute(params![keep])?;
+            transaction.commit()
         };
-        self.sqlite(run()).map(drop)
+        let result = run(&mut connection);
+        self.sqlite(result)
     }
 
     /// The events kept, oldest first.
