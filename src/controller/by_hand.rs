@@ -46,7 +46,9 @@ impl Node {
         let making = Making { auto_remove: request.remove_after_exit, held: !request.start };
         self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
         self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
+        let unwanted = Unwanted { node: Some(Arc::clone(self)), key: key.clone() };
         let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None, None).await;
+        unwanted.keep();
         self.engine.unwish(&id);
         let fault = match counts {
             Ok(counts) => counts.first_fault,
@@ -504,6 +506,31 @@ impl Node {
             Some((_, reference)) => fault.help(format!("did you mean {reference}?")),
             None => fault.help(format!("bayplan -n {namespace} images lists what is")),
         }
+    }
+}
+
+/// Takes back what was declared for somebody who went away before it was made (a second ^C while its
+/// image is pulled): nobody waits for it, so nothing of it stays.
+struct Unwanted {
+    node: Option<Arc<Node>>,
+    key: ResourceKey,
+}
+
+impl Unwanted {
+    fn keep(mut self) {
+        self.node = None;
+    }
+}
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        let Some(node) = self.node.take() else { return };
+        let key = self.key.clone();
+        node.engine.unwish(&(key.namespace.clone(), key.name.clone()));
+        if let Err(fault) = node.engine.memory().declare(node.engine.store(), Vec::new(), std::slice::from_ref(&key)) {
+            tracing::error!(%fault, "{key} was given up and stays declared");
+        }
+        node.wake.notify_one();
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::engine::Freshness;
-use crate::manifest::{Kind, ResourceKey};
-use crate::plan::{Severity, Step};
+use crate::manifest::ResourceKey;
+use crate::plan::{Severity, Step, Target};
 
 use super::Node;
 use super::backoff::Backoff;
@@ -138,7 +138,10 @@ fn note(node: &Arc<Node>, queue: &mut WorkQueue<ResourceKey>, outcome: &Outcome)
 }
 
 fn work(step: &Step) -> Work<ResourceKey> {
-    let class = if step.key.kind == Kind::Image && step.target.is_some() { Class::Pull } else { Class::Step };
+    let class = match &step.target {
+        Some(Target::Pull { reference, .. }) => Class::Pull(reference.host().to_owned()),
+        _ => Class::Step,
+    };
     let mut hasher = std::hash::DefaultHasher::new();
     serde_json::to_string(step).unwrap_or_default().hash(&mut hasher);
     Work { class, fingerprint: hasher.finish(), needs: step.needs.clone() }
@@ -152,7 +155,7 @@ fn ask_in_background(node: &Arc<Node>, asking: &Arc<AtomicBool>) {
     }
     let (node, asking) = (Arc::clone(node), Arc::clone(asking));
     tokio::spawn(async move {
-        node.engine.ask(&desired).await;
+        node.engine.ask(&desired, Freshness::Recent, None).await;
         asking.store(false, Ordering::Release);
         node.engine.touch();
     });

@@ -45,7 +45,7 @@ pub struct Node {
     pub(super) source: tokio::sync::Mutex<LocalDirectory>,
     pub(super) planning: tokio::sync::Mutex<()>,
     pub(super) workers: Semaphore,
-    pub(super) pulls: Semaphore,
+    pulls: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Says that the loop should look at the directory and the plan now.
     pub(super) wake: tokio::sync::Notify,
     claims: Mutex<Claims>,
@@ -57,7 +57,6 @@ impl Node {
     /// Opens the node of this configuration. Refused when another process works on it.
     pub async fn open(config: Config, is_daemon: bool) -> Result<Arc<Self>> {
         let workers = config.controller.workers();
-        let pulls = usize::try_from(config.controller.pulls).unwrap_or(3);
         let engine = Engine::open(config).await?;
         let source = LocalDirectory::restore(&engine)?;
         let node = Arc::new(Self {
@@ -67,7 +66,7 @@ impl Node {
             source: tokio::sync::Mutex::new(source),
             planning: tokio::sync::Mutex::new(()),
             workers: Semaphore::new(workers),
-            pulls: Semaphore::new(pulls.max(1)),
+            pulls: Mutex::default(),
             wake: tokio::sync::Notify::new(),
             claims: Mutex::default(),
             failures: Mutex::default(),
@@ -78,6 +77,13 @@ impl Node {
             node.show(source.view());
         }
         Ok(node)
+    }
+
+    /// The places for pulls from a registry host: one that does not answer keeps no other waiting.
+    pub(super) fn pulls(&self, host: &str) -> Arc<Semaphore> {
+        let places = usize::try_from(self.engine.config().controller.pulls).unwrap_or(3).max(1);
+        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(pulls.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(places))))
     }
 
     /// Shows what the directory wants from now on.

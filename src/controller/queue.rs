@@ -10,10 +10,11 @@ use std::time::Instant;
 use super::backoff::Backoff;
 
 /// What a piece of work costs, and so how many of it run side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Fetches an image: network and disk for seconds to minutes.
-    Pull,
+    /// Fetches an image from this registry host: network and disk for seconds to minutes. Each host has
+    /// its own places, so that one that does not answer keeps no other waiting.
+    Pull(String),
     /// Everything else: a start, a stop, a row in the database.
     Step,
 }
@@ -21,16 +22,16 @@ pub enum Class {
 /// How many of each class run side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Of [`Class::Pull`].
+    /// Of [`Class::Pull`], from each host.
     pub pulls: usize,
     /// Of [`Class::Step`].
     pub steps: usize,
 }
 
 impl Limits {
-    fn of(&self, class: Class) -> usize {
+    fn of(&self, class: &Class) -> usize {
         match class {
-            Class::Pull => self.pulls,
+            Class::Pull(_) => self.pulls,
             Class::Step => self.steps,
         }
     }
@@ -141,20 +142,23 @@ impl<K: Ord + Clone> WorkQueue<K> {
         for entry in self.entries.values_mut() {
             entry.until = entry.until.filter(|until| *until > now);
         }
-        let mut free = [Class::Pull, Class::Step].map(|class| {
-            let running = self.entries.values().filter(|entry| entry.running && entry.work.class == class).count();
-            (class, self.limits.of(class).max(1).saturating_sub(running))
-        });
+        let mut running: BTreeMap<Class, usize> = BTreeMap::new();
+        for entry in self.entries.values().filter(|entry| entry.running) {
+            *running.entry(entry.work.class.clone()).or_default() += 1;
+        }
         let mut candidates: Vec<(u64, Class, K)> = self
             .entries
             .iter()
             .filter(|(_, entry)| !entry.running && entry.until.is_none())
             .filter(|(key, entry)| entry.work.needs.iter().all(|need| need == *key || !self.entries.contains_key(need)))
-            .map(|(key, entry)| (entry.order, entry.work.class, key.clone()))
+            .map(|(key, entry)| (entry.order, entry.work.class.clone(), key.clone()))
             .collect();
         candidates.sort_by_key(|(order, ..)| *order);
         candidates.retain(|(_, class, _)| {
-            free.iter_mut().find(|(of, left)| of == class && *left > 0).map(|(_, left)| *left -= 1).is_some()
+            let count = running.entry(class.clone()).or_default();
+            let is_free = *count < self.limits.of(class).max(1);
+            *count += usize::from(is_free);
+            is_free
         });
         candidates
             .into_iter()

@@ -15,8 +15,9 @@ use crate::api::ApplyEvent;
 use crate::engine::Freshness;
 use crate::error::{Class, Fault, Result};
 use crate::image::Progress;
-use crate::manifest::{Kind, ResourceKey};
-use crate::plan::{Action, Desired, Plan, Severity, Step};
+use crate::manifest::{Kind, Resource, ResourceKey, Spec};
+use crate::oci::Reference;
+use crate::plan::{Action, Desired, Plan, Severity, Step, Target};
 
 use super::Node;
 
@@ -133,8 +134,11 @@ impl Node {
 
     /// Carries out a claimed step, and remembers how it went.
     pub(super) async fn carry_out(self: Arc<Self>, step: Step, claim: Claim, progress: Option<Progress>) -> Outcome {
-        let permits = if step.key.kind == Kind::Image { &self.pulls } else { &self.workers };
-        let _permit = permits.acquire().await;
+        let pulls = match &step.target {
+            Some(Target::Pull { reference, .. }) => Some(self.pulls(reference.host())),
+            _ => None,
+        };
+        let _permit = pulls.as_deref().unwrap_or(&self.workers).acquire().await;
         let started = Instant::now();
         let result = self.engine.execute(&step, progress).await;
         self.remember(&step, result.as_ref().err());
@@ -156,7 +160,7 @@ impl Node {
         let mut tried: HashSet<ResourceKey> = HashSet::new();
         let mut running: JoinSet<Outcome> = JoinSet::new();
         // Registries are asked outside the planning lock; under it, only what they answered is looked at.
-        self.plan_for(&self.desired(), freshness).await;
+        self.ask_for(&self.desired(), scope, freshness).await;
         loop {
             let mut others = Vec::new();
             let mut again = false;
@@ -222,8 +226,43 @@ impl Node {
 
     /// Tells the steps that [`Node::drive`] would take, without taking any.
     pub(super) async fn dry_run(self: &Arc<Self>, desired: &Desired, scope: &Scope) -> Plan {
-        scope.narrow(self.plan_for(desired, Freshness::Now).await)
+        self.ask_for(desired, scope, Freshness::Now).await;
+        scope.narrow(self.plan_for(desired, Freshness::Known).await)
     }
+
+    /// Asks registries about what is in scope, and what that refers to; of the rest, nobody waits for an answer.
+    async fn ask_for(self: &Arc<Self>, desired: &Desired, scope: &Scope, freshness: Freshness) {
+        let Scope::Keys(keys) = scope else { return self.engine.ask(desired, freshness, None).await };
+        let mut about = BTreeSet::new();
+        let in_scope = desired.resources.iter().filter(|(key, _)| keys.contains(key));
+        let mut todo: Vec<(String, Reference)> =
+            in_scope.flat_map(|(_, declared)| references_of(&declared.resource)).collect();
+        while let Some(reference) = todo.pop() {
+            if !about.insert(reference.clone()) {
+                continue;
+            }
+            todo.extend(desired.resources.values().filter_map(|declared| match &declared.resource.spec {
+                Spec::Tag(tag)
+                    if declared.resource.metadata.namespace == reference.0 && tag.reference == reference.1 =>
+                {
+                    Some((reference.0.clone(), tag.source.clone()))
+                }
+                _ => None,
+            }));
+        }
+        self.engine.ask(desired, freshness, Some(&about)).await;
+    }
+}
+
+/// What a resource names itself and others by.
+fn references_of(resource: &Resource) -> Vec<(String, Reference)> {
+    let references = match &resource.spec {
+        Spec::Image(spec) => spec.reference.iter().collect(),
+        Spec::Tag(spec) => vec![&spec.reference],
+        Spec::Container(spec) => vec![&spec.image],
+        Spec::Namespace(_) => Vec::new(),
+    };
+    references.into_iter().map(|reference| (resource.metadata.namespace.clone(), reference.clone())).collect()
 }
 
 /// What came of a drive.

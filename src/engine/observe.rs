@@ -96,7 +96,7 @@ impl Engine {
                 records.complete.insert(asked, complete);
             }
         }
-        self.ask_registries(desired, &mut observed, freshness).await;
+        self.ask_registries(desired, &mut observed, freshness, None).await;
         self.read_archives(desired, &mut observed).await;
         observed
     }
@@ -134,7 +134,7 @@ impl Engine {
     }
 
     /// What a registry is to be asked for: what is to be pulled at each reconcile, and what is not on the node.
-    fn questions(&self, desired: &Desired) -> BTreeSet<Reference> {
+    fn questions(&self, desired: &Desired, about: Option<&BTreeSet<(String, Reference)>>) -> BTreeSet<Reference> {
         let records = self.memory.read();
         let mut wanted: BTreeSet<Reference> = BTreeSet::new();
         let mut local: BTreeSet<(&str, &Reference)> = BTreeSet::new();
@@ -162,6 +162,9 @@ impl Engine {
                 Spec::Container(spec) => (&spec.image, spec.pull_policy()),
                 _ => continue,
             };
+            if about.is_some_and(|about| !about.contains(&(namespace.to_owned(), reference.clone()))) {
+                continue;
+            }
             if reference.digest().is_some() || local.contains(&(namespace, reference)) {
                 continue;
             }
@@ -182,19 +185,26 @@ impl Engine {
     /// Whether a registry should be asked now, by the answers at hand.
     pub fn has_questions(&self, desired: &Desired) -> bool {
         let answers = lock_of(&self.answers);
-        self.questions(desired)
+        self.questions(desired, None)
             .iter()
             .any(|reference| !answers.get(reference).is_some_and(|(at, answer)| still_good(*at, answer)))
     }
 
-    /// Asks what [`Engine::has_questions`] found.
-    pub async fn ask(&self, desired: &Desired) {
-        self.ask_registries(desired, &mut Observed::default(), Freshness::Recent).await;
+    /// Asks what there is to ask, all of it or `about` these references of these namespaces; the answers are
+    /// kept for the plans that follow.
+    pub async fn ask(&self, desired: &Desired, freshness: Freshness, about: Option<&BTreeSet<(String, Reference)>>) {
+        self.ask_registries(desired, &mut Observed::default(), freshness, about).await;
     }
 
-    async fn ask_registries(&self, desired: &Desired, observed: &mut Observed, freshness: Freshness) {
+    async fn ask_registries(
+        &self,
+        desired: &Desired,
+        observed: &mut Observed,
+        freshness: Freshness,
+        about: Option<&BTreeSet<(String, Reference)>>,
+    ) {
         let mut asked = Vec::new();
-        for reference in self.questions(desired) {
+        for reference in self.questions(desired, about) {
             let known = lock_of(&self.answers).get(&reference).cloned();
             match known {
                 Some((at, answer))

@@ -91,7 +91,7 @@ fn what_is_no_longer_wanted_goes_even_when_its_last_run_failed() {
 fn needs_are_waited_for_without_counting_as_failures() {
     let (mut queue, t0) = queue();
     queue.offer("container", step(1, &["image", "not queued"]));
-    queue.offer("image", Work { class: Class::Pull, ..step(1, &[]) });
+    queue.offer("image", Work { class: Class::Pull("host".into()), ..step(1, &[]) });
     assert_eq!(queue.ready(t0), ["image"]);
     queue.done(&"image", false, t0, 0.5);
     assert_eq!(queue.ready(t0), [""; 0]);
@@ -105,7 +105,7 @@ fn needs_are_waited_for_without_counting_as_failures() {
 fn each_class_has_its_own_places() {
     let (mut queue, t0) = queue();
     for key in ["p1", "p2", "p3"] {
-        queue.offer(key, Work { class: Class::Pull, ..step(1, &[]) });
+        queue.offer(key, Work { class: Class::Pull("host".into()), ..step(1, &[]) });
     }
     for key in ["s4", "s3", "s2", "s1"] {
         queue.offer(key, step(1, &[]));
@@ -164,7 +164,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Offer { key, fingerprint, needs, pull } => {
-                    let class = if pull { Class::Pull } else { Class::Step };
+                    let class = if pull { Class::Pull("host".into()) } else { Class::Step };
                     queue.offer(key, Work { class, fingerprint, needs });
                 }
                 Op::Ready => {
@@ -196,4 +196,14 @@ proptest! {
         }
         prop_assert!(queue.is_empty(), "{queue:?}");
     }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_keeps_no_other_waiting() {
+    let (mut queue, t0) = queue();
+    for key in ["p1", "p2", "p3"] {
+        queue.offer(key, Work { class: Class::Pull("silent".into()), ..step(1, &[]) });
+    }
+    queue.offer("p4", Work { class: Class::Pull("other".into()), ..step(1, &[]) });
+    assert_eq!(queue.ready(t0), ["p1", "p2", "p4"]);
 }
