@@ -27,6 +27,11 @@ impl Node {
         let key = ResourceKey::new(Kind::Container, &request.namespace, &request.id);
         let id = (request.namespace.clone(), request.id.clone());
         self.wait_for_departure(&id).await;
+        // Manifests have the same rule: what is made by hand can be written as one.
+        if !is_namespace_name(&request.id) || request.id.contains('.') {
+            return Err(Fault::new(Class::Usage, format!("{:?} is not a container's name", request.id))
+                .help("lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"));
+        }
         if let Some(before) = self.declared(&key) {
             return Err(Fault::new(Class::Refused, format!("{key} exists (declared by {})", before.source))
                 .help(format!("choose another name, or remove it: bayplan -n {} rm -f {}", id.0, id.1)));
