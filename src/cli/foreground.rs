@@ -138,8 +138,7 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     };
     // A process that outlives the task's may hold a pipe open; it is not waited for.
     let _ = tokio::time::timeout(LAST_OUTPUT, copied).await;
-    // A daemon removes it by itself, and keeps its name until it is gone; nobody else would.
-    if session.remove && !node.is_remote() {
+    if session.remove {
         let request = RemoveContainerRequest { namespace, name, force: false };
         match node.remove_container(request).await {
             Ok(_) => {}

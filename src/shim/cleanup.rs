@@ -75,6 +75,38 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     response.write_to_bytes().map_err(|error| on("the answer")(std::io::Error::other(error)))
 }
 
+/// Removes what `runc` keeps of a container whose processes have all ended: its control groups and its state
+/// directory, which is all that `runc delete` does for a container without hooks (libcontainer's `destroy`),
+/// without the 13 ms of executing it. False where it is left to the runtime: another one than runc, systemd's
+/// scopes, hooks, or a group that is not empty.
+pub fn forget(runtime: &Runtime, id: &str, bundle: &Path) -> bool {
+    if runtime.systemd || runtime.binary.file_name().is_none_or(|name| name != "runc") || has_hooks(bundle) {
+        return false;
+    }
+    let state_dir = runtime.state_dir(id);
+    if !state_dir.join("state.json").exists() {
+        return false;
+    }
+    let groups = groups(bundle, &state_dir);
+    if groups.is_empty() {
+        return false;
+    }
+    for group in &groups {
+        Cgroup::remove(group);
+        if group.exists() {
+            return false;
+        }
+    }
+    std::fs::remove_dir_all(&state_dir).is_ok()
+}
+
+/// Whether the spec names hooks, or cannot be read.
+fn has_hooks(bundle: &Path) -> bool {
+    let spec = std::fs::read(bundle.join("config.json")).ok();
+    let spec: Option<serde_json::Value> = spec.and_then(|text| serde_json::from_slice(&text).ok());
+    spec.is_none_or(|spec| spec.get("hooks").is_some_and(|hooks| !hooks.is_null()))
+}
+
 /// Ends executions of the runtime that the dead shim had begun: one that went on would make anew what is removed here.
 /// They are known by the log file in their arguments, which only this bundle's have.
 fn end_executions(bundle: &Path) {

@@ -18,7 +18,7 @@ use super::server::Context;
 use super::start::FifoStart;
 use super::task::{Job, Task, encode, signal};
 use super::wire::{Answer, Refusal};
-use super::{mounts, record};
+use super::{cleanup, mounts, record};
 
 /// An execution that takes longer is ended.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -305,6 +305,9 @@ impl Task {
             self.dirty = false;
         }
         let ours = self.supervision.is_some() || self.delete.is_some() || self.abandoned.is_some();
+        if self.dirty && ours && !self.stubborn && cleanup::forget(&self.runtime, &self.id, &self.bundle) {
+            self.dirty = false;
+        }
         if self.dirty && ours {
             let verb = if self.stubborn { Verb::DeleteForce } else { Verb::Delete };
             match self.execute(verb, Streams::default(), cx) {
