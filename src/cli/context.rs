@@ -8,7 +8,7 @@ use super::args::{Global, Output};
 use super::{node, ui::Ui};
 use crate::api::Client;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Class, Result};
 
 /// See the module.
 pub struct Context {
@@ -21,6 +21,9 @@ pub struct Context {
     config: Option<Config>,
     node: Option<Arc<Client>>,
 }
+
+/// How long a daemon that has the lock may take until it answers.
+const DAEMON_STARTS: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Context {
     /// Lets go of the node, if one was asked for.
@@ -67,8 +70,22 @@ impl Context {
         if let Some(node) = &self.node {
             return Ok(node.clone());
         }
-        let service = node::open(self.config()?.clone()).await?;
-        Ok(self.node.insert(Arc::new(Client::in_process(service))).clone())
+        let refused = match node::open(self.config()?.clone()).await {
+            Ok(service) => return Ok(self.node.insert(Arc::new(Client::in_process(service))).clone()),
+            Err(fault) => fault,
+        };
+        // A daemon takes the node's lock first and answers a moment later.
+        let by_daemon = refused.class == Class::Refused && refused.message.contains(" daemon");
+        let deadline = tokio::time::Instant::now() + DAEMON_STARTS;
+        while by_daemon && tokio::time::Instant::now() < deadline {
+            if self.find_daemon()?
+                && let Some(node) = &self.node
+            {
+                return Ok(node.clone());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        Err(refused)
     }
 
     /// How results are printed.

@@ -53,7 +53,7 @@ fn take_one(path: &Path) -> Result<File> {
         Err(error) => return Err(runtime(&error)),
     }
     // Who holds it is a courtesy to whoever finds it held; the lock itself is the flock.
-    let command: Vec<String> = std::env::args().take(3).collect();
+    let command: Vec<String> = std::env::args().take(12).collect();
     let line = format!("process {} ({})\n", std::process::id(), command.join(" "));
     let _ = file.set_len(0);
     let _ = file.write_all(line.as_bytes());

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails there")]
 
-mod bench;
 mod bundle;
 mod client;
 mod hostile;
