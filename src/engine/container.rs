@@ -4,7 +4,6 @@
 //! then the row says that it was started. Order of taking away: task, shim, bundle, network namespace,
 //! snapshot, logs, row. A crash leaves the row, and the row is what the next reconcile repairs by.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
 use crate::oci::{Digest, Platform};
 use crate::plan::Source;
-use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, cgroup, spec};
+use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, spec};
 use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
@@ -440,113 +439,6 @@ impl Engine {
         Ok(Prepared { mounts, warnings: built.warnings })
     }
 
-    /// Ends the task if there is one, and clears away shim, bundle and network namespace. Idempotent.
-    /// The container's record and its files stay.
-    pub(super) async fn take_down(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
-        if let Some(state) = self.end_task(id, record, None).await? {
-            tracing::debug!(container = %container_key(id), phase = ?state.phase, "task is down");
-        }
-        Ok(())
-    }
-
-    /// Ends the task and gives its last state.
-    async fn end_task(
-        self: &Arc<Self>,
-        id: &ContainerKey,
-        record: &ContainerRecord,
-        grace: Option<Duration>,
-    ) -> Result<Option<TaskState>> {
-        let bundle = self.bundle(id)?;
-        let path = bundle.path();
-        let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
-        let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(path));
-        let client = match task {
-            Some((client, _)) => client,
-            None if crate::runtime::shim_alive(path) => ShimClient::connect(path).await.ok(),
-            None => None,
-        };
-        if let Some(client) = client {
-            let spec = container_spec(&record.resource)?;
-            let grace = grace.unwrap_or(Duration::from_secs(u64::from(spec.termination_grace_period_seconds)));
-            let signal = self.stop_signal(record, spec);
-            match client.stop(signal, grace).await {
-                Ok(state) => last = Some(state),
-                // A shim that dies while it stops its container is cleaned up after like any dead one.
-                Err(error) => tracing::warn!(container = %container_key(id), %error, "its shim did not stop it"),
-            }
-            if let Err(error) = client.delete().await {
-                tracing::debug!(container = %container_key(id), %error, "delete");
-            }
-            let _ = client.shutdown().await;
-        }
-        if let Some(task) = lock_of(&self.tasks).remove(id) {
-            task.forget();
-        }
-        self.clear_bundle(&bundle).await?;
-        Ok(last)
-    }
-
-    /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
-    /// network namespace, the cgroup. Idempotent.
-    pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
-        if bundle.exists() {
-            wait_for_shim(bundle.path()).await;
-            if !is_clean(bundle.path()) {
-                crate::runtime::cleanup(&self.config.shim_path(), bundle.path(), &self.config.address())
-                    .await
-                    .map_err(Fault::from)?;
-            }
-        }
-        let engine = Arc::clone(self);
-        let bundle = bundle.clone();
-        tokio::task::spawn_blocking(move || {
-            bundle.remove().map_err(Fault::from)?;
-            let (namespace, name) = (bundle.namespace(), bundle.id());
-            crate::network::remove(&engine.config.state, namespace, name).map_err(Fault::from)?;
-            let path = engine.cgroup_path(namespace, name)?;
-            cgroup::remove(&engine.host, engine.cgroup_driver(), &path).map_err(Fault::from)?;
-            let _ = std::fs::remove_dir_all(engine.runtime_root(namespace).join(name));
-            Ok(())
-        })
-        .await
-        .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
-    }
-
-    /// The writable snapshot and the logs.
-    async fn remove_data(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
-        let engine = Arc::clone(self);
-        let key = snapshot_key(record);
-        let logs = self.log_dir(id);
-        tokio::task::spawn_blocking(move || {
-            engine.snapshots.remove(&key).map_err(Fault::from)?;
-            match std::fs::remove_dir_all(&logs) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(Fault::new(Class::Runtime, format!("logs {}: {error}", logs.display())));
-                }
-            }
-            Ok(())
-        })
-        .await
-        .map_err(|error| Fault::new(Class::Bug, error.to_string()))?
-    }
-
-    /// Namespaces that have containers: a start under way may be about to use their cgroups.
-    pub(super) fn namespaces_in_use(&self) -> BTreeSet<String> {
-        self.memory.read().containers.keys().map(|(namespace, _)| namespace.clone()).collect()
-    }
-
-    /// Directories and cgroups of a namespace in which nothing is left.
-    fn remove_empty_directories(&self, namespace: &str) {
-        let _ = std::fs::remove_dir(self.config.state.join("tasks").join(namespace));
-        let _ = std::fs::remove_dir(self.runtime_root(namespace));
-        let _ = std::fs::remove_dir(self.config.log_dir().join(namespace));
-        if let Ok(parent) = cgroup::CgroupParent::new(&self.config.cgroup_parent()) {
-            cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
-        }
-    }
-
     fn supervision(
         &self,
         id: &ContainerKey,
@@ -589,7 +481,7 @@ impl Engine {
         self.config.log_dir().join(&id.0).join(&id.1)
     }
 
-    fn stop_signal(&self, record: &ContainerRecord, container: &ContainerSpec) -> i32 {
+    pub(super) fn stop_signal(&self, record: &ContainerRecord, container: &ContainerSpec) -> i32 {
         let image = self.images.load_image(&record.image, &Platform::host()).ok();
         image.and_then(|image| spec::stop_signal(container, &image.config).ok()).unwrap_or(15)
     }
@@ -604,7 +496,7 @@ impl Engine {
     }
 
     /// runc's `--root`: ids are unique within a namespace only.
-    fn runtime_root(&self, namespace: &str) -> PathBuf {
+    pub(super) fn runtime_root(&self, namespace: &str) -> PathBuf {
         self.config.state.join("runtime").join(namespace)
     }
 
@@ -621,7 +513,7 @@ impl Engine {
         self.cgroup_driver() == CgroupDriver::Systemd
     }
 
-    fn cgroup_path(&self, namespace: &str, name: &str) -> Result<CgroupPath> {
+    pub(super) fn cgroup_path(&self, namespace: &str, name: &str) -> Result<CgroupPath> {
         CgroupPath::new(&self.config.cgroup_parent(), namespace, name).map_err(Fault::from)
     }
 
@@ -678,7 +570,7 @@ pub(super) fn not_found(id: &ContainerKey) -> Fault {
         .help(format!("bayplan -n {} get containers lists what is", id.0))
 }
 
-fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
+pub(super) fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
     resource.container().ok_or_else(|| Fault::new(Class::Bug, format!("{} is executed as a container", resource.key())))
 }
 
@@ -690,7 +582,7 @@ fn check_sources(spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
     })
 }
 
-fn snapshot_key(record: &ContainerRecord) -> String {
+pub(super) fn snapshot_key(record: &ContainerRecord) -> String {
     format!("{}/{}", record.namespace, record.uid)
 }
 
@@ -702,19 +594,4 @@ fn millis(duration: Duration) -> u64 {
 fn newest_attempt(log_dir: &Path) -> u32 {
     let Ok(entries) = std::fs::read_dir(log_dir) else { return 0 };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok()).max().unwrap_or(0)
-}
-
-/// A shim that was told to shut down needs a moment; one that is gone needs none.
-async fn wait_for_shim(bundle: &Path) {
-    for _ in 0..500 {
-        if !crate::runtime::shim_alive(bundle) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// Whether the shim left in order: it deleted its container, so there is nothing to clean up.
-fn is_clean(bundle: &Path) -> bool {
-    !bundle.join(crate::shim::protocol::LOCK_FILE).exists()
 }

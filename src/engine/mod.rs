@@ -15,6 +15,7 @@ pub mod lock;
 mod memory;
 mod monitor;
 mod observe;
+mod teardown;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
