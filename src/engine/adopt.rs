@@ -60,7 +60,7 @@ impl Engine {
             let done = if record.stopped_by_hand && supervised {
                 self.stop_by_hand(&id, None).await
             } else if record.auto_remove && record.started && self.task(&id).is_none() {
-                self.forget_container(&id, &record).await
+                self.forget_container(&id, &record, None).await
             } else {
                 Ok(())
             };

@@ -205,7 +205,8 @@ impl Engine {
         }
         self.event(&key, EventType::Normal, "Stopped", "by hand");
         if record.auto_remove {
-            self.forget_container(id, &record).await?;
+            let exit = self.memory.read().containers.get(id).and_then(|record| record.last.as_ref()?.exit.clone());
+            self.forget_container(id, &record, exit).await?;
         }
         self.touch();
         Ok(())
@@ -264,15 +265,16 @@ impl Engine {
         }
         let Some(record) = self.memory.read().containers.get(id).cloned() else { return };
         let result = async {
+            if record.auto_remove {
+                // Its end is remembered by who waits for it; a crash here is made good at the next start.
+                self.take_down(id, &record).await?;
+                return self.forget_container(id, &record, state.exit).await;
+            }
             self.change(id, |record| {
                 record.started = true;
                 record.last = Some(state);
             })?;
-            self.take_down(id, &record).await?;
-            if record.auto_remove {
-                self.forget_container(id, &record).await?;
-            }
-            Ok::<_, Fault>(())
+            self.take_down(id, &record).await
         }
         .await;
         if let Err(fault) = result {
@@ -282,9 +284,13 @@ impl Engine {
     }
 
     /// Forgets a container that removes itself, and that it was declared.
-    pub(super) async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
-        let key = container_key(id);
-        if let Some(exit) = self.memory.read().containers.get(id).and_then(|r| r.last.as_ref()?.exit.clone()) {
+    pub(super) async fn forget_container(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        record: &ContainerRecord,
+        exit: Option<Exit>,
+    ) -> Result<()> {
+        if let Some(exit) = exit {
             let mut departed = lock_of(&self.departed);
             departed.push_back((id.clone(), record.uid.clone(), exit));
             if departed.len() > 256 {
@@ -292,9 +298,7 @@ impl Engine {
             }
         }
         self.remove_data(id, record).await?;
-        self.memory.declare(&self.store, Vec::new(), std::slice::from_ref(&key))?;
-        self.store.remove_container(&id.0, &id.1)?;
-        self.memory.write().containers.remove(id);
+        self.memory.forget_container(&self.store, id)?;
         self.remove_empty_directories(&id.0);
         Ok(())
     }

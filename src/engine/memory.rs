@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::manifest::ResourceKey;
+use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::store::{ContainerRecord, DeclaredRecord, NamespaceRecord, ReferenceRecord, Store, StoreError};
 
@@ -68,6 +68,16 @@ impl Memory {
         for record in set {
             records.declared.insert(record.key(), record);
         }
+        records.declarations += 1;
+        Ok(())
+    }
+
+    /// Forgets a container and that it was declared, in one transaction.
+    pub fn forget_container(&self, store: &Store, id: &ContainerKey) -> Result<(), StoreError> {
+        store.forget_container(&id.0, &id.1)?;
+        let mut records = self.write();
+        records.containers.remove(id);
+        records.declared.remove(&ResourceKey::new(Kind::Container, &id.0, &id.1));
         records.declarations += 1;
         Ok(())
     }

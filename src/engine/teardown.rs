@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Class, Fault, Result};
 use crate::runtime::{Bundle, ShimClient, cgroup};
-use crate::shim::protocol::TaskState;
+use crate::shim::protocol::{TaskPhase, TaskState};
 use crate::store::ContainerRecord;
 
 use super::container::{container_key, container_spec, snapshot_key};
@@ -47,10 +47,13 @@ impl Engine {
             let spec = container_spec(&record.resource)?;
             let grace = grace.unwrap_or(Duration::from_secs(u64::from(spec.termination_grace_period_seconds)));
             let signal = self.stop_signal(record, spec);
-            match client.stop(signal, grace).await {
-                Ok(state) => last = Some(state),
-                // A shim that dies while it stops its container is cleaned up after like any dead one.
-                Err(error) => tracing::warn!(container = %container_key(id), %error, "its shim did not stop it"),
+            let has_ended = last.as_ref().is_some_and(|state| state.phase == TaskPhase::Exited);
+            if !has_ended {
+                match client.stop(signal, grace).await {
+                    Ok(state) => last = Some(state),
+                    // A shim that dies while it stops its container is cleaned up after like any dead one.
+                    Err(error) => tracing::warn!(container = %container_key(id), %error, "its shim did not stop it"),
+                }
             }
             if let Err(error) = client.delete().await {
                 tracing::debug!(container = %container_key(id), %error, "delete");
@@ -128,11 +131,11 @@ impl Engine {
 
 /// A shim that was told to shut down needs a moment; one that is gone needs none.
 async fn wait_for_shim(bundle: &Path) {
-    for _ in 0..500 {
+    for _ in 0..2000 {
         if !crate::runtime::shim_alive(bundle) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_micros(500)).await;
     }
 }
 

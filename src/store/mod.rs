@@ -177,13 +177,30 @@ impl Store {
         self.sqlite(done).map(drop)
     }
 
-    /// Forgets a container, and its declaration by hand where `declared` says so.
+    /// Forgets a container.
     pub fn remove_container(&self, namespace: &str, name: &str) -> Result<()> {
         let connection = self.lock();
         let done = connection
             .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")
             .and_then(|mut s| s.execute(params![namespace, name]));
         self.sqlite(done).map(drop)
+    }
+
+    /// Forgets a container and that it was declared, in one transaction.
+    pub fn forget_container(&self, namespace: &str, name: &str) -> Result<()> {
+        let mut connection = self.lock();
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            transaction
+                .prepare_cached("DELETE FROM declared WHERE namespace = ?1 AND kind = 'container' AND name = ?2")?
+                .execute(params![namespace, name])?;
+            transaction
+                .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")?
+                .execute(params![namespace, name])?;
+            transaction.commit()
+        };
+        let result = run(&mut connection);
+        self.sqlite(result)
     }
 
     /// Every reference of every namespace.
