@@ -15,7 +15,9 @@ for tool in runc jq busybox; do command -v $tool >/dev/null || { echo "bench: $t
 
 work=$(mktemp -d /tmp/bayplan-bench.XXXXXX)
 cd "$work"
-mkdir -p m r s marks bundle
+mkdir -p m r s marks bundle runc
+# As /run is on every node: what is lost at reboot, ours and runc's, is in memory.
+for dir in s runc; do mount -t tmpfs -o mode=0755 bench "$work/$dir"; done
 image=registry.local/bench:1
 dirs="--manifests $work/m --root $work/r --state $work/s"
 socket="-a $work/s/bayplan.sock"
