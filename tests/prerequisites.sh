@@ -4,7 +4,7 @@
 #
 #   prerequisites.sh [build] [demo] [test] [vm] [bench]
 #
-# Packages come from apt (as root, or through sudo); cargo-deny, which Debian does not have, from crates.io.
+# Packages come from apt (as root, or through sudo); cargo-deny, which Debian does not have, from cargo.
 set -euo pipefail
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$HOME/.cargo/bin
 

@@ -30,7 +30,7 @@ mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 'C
 eval "$(apt-config shell proxy Acquire::http::Proxy 2>/dev/null || true)"
 [ -z "${proxy:-}" ] || export http_proxy=$proxy
 if ! debootstrap --variant=minbase --include="$(echo $packages | tr ' ' ,)" "$suite" "$root" \
-  "${mirror:-http://deb.debian.org/debian}" >"$made/log" 2>&1; then
+  ${mirror:+"$mirror"} >"$made/log" 2>&1; then
   tail -n 15 "$made/log" "$root/debootstrap/debootstrap.log" >&2 || true
   exit 1
 fi
