@@ -33,8 +33,8 @@ pub enum Archive {
 /// Faults carry their class: `NotFound` for an object that is not there, `Refused` for what is in the
 /// way, `No` for a time-out.
 pub trait Service: Send + Sync + 'static {
-    /// Declares resources for an `apply` set and brings them about; one event for each start and end of
-    /// a step, in the order of the plan where the plan orders them, and the summary last. A failed step
+    /// Declares resources for an `apply` set and brings them about; one event for the end of each step, in
+    /// the order of the plan, and the summary last. A failed step
     /// is an event, not an `Err`. Dropping the stream does not undo or stop what was begun.
     fn apply(&self, request: ApplyRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>>;
 
