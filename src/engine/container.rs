@@ -21,24 +21,11 @@ use super::image::new_uid;
 use super::memory::ContainerKey;
 use super::{Engine, lock_of};
 
-/// The streams of a foreground task: FIFOs that exist already.
-#[derive(Debug, Clone, Default)]
-pub struct TaskStdio {
-    /// Absolute path; absent: `/dev/null`.
-    pub stdin: Option<PathBuf>,
-    /// Absolute path; absent: only logged.
-    pub stdout: Option<PathBuf>,
-    /// Absolute path; absent: only logged.
-    pub stderr: Option<PathBuf>,
-    /// The process gets a terminal.
-    pub terminal: bool,
-}
-
 /// What is special about one start.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
     /// Streams beside the log.
-    pub stdio: TaskStdio,
+    pub stdio: Stdio,
     /// Counts as a restart (its shim was gone).
     pub lost: bool,
 }
@@ -386,14 +373,8 @@ impl Engine {
         for warning in &prepared.warnings {
             self.event(&key, EventType::Warning, "BestEffort", warning.clone());
         }
-        let stdio = Stdio {
-            stdin: options.stdio.stdin,
-            stdout: options.stdio.stdout,
-            stderr: options.stdio.stderr,
-            terminal: options.stdio.terminal,
-        };
         let started = async {
-            let pid = client.create(&prepared.mounts, &stdio).await?;
+            let pid = client.create(&prepared.mounts, &options.stdio).await?;
             client.start().await?;
             Ok::<_, crate::runtime::RuntimeError>(pid)
         };

@@ -34,7 +34,8 @@ use crate::shim::protocol::Exit;
 use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
-pub use container::{Launched, Making, StartOptions, TaskStdio, container_key};
+pub use crate::runtime::Stdio as TaskStdio;
+pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
 pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
