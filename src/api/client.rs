@@ -26,7 +26,6 @@ use super::types::*;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::ResourceKey;
 use crate::plan::Plan;
-use crate::shim::protocol::Exit;
 
 /// What a daemon that lives answers within, when the call is no more than a look.
 const SOON: Option<Duration> = Some(Duration::from_secs(30));
@@ -283,7 +282,7 @@ impl Service for Client {
         restart(StopRequest) -> Created: "/v1/restart", AS_LONG_AS_IT_TAKES;
         kill(KillRequest) -> (): "/v1/kill", SOON;
         remove_container(RemoveContainerRequest) -> RemovedContainer: "/v1/remove-container", AS_LONG_AS_IT_TAKES;
-        wait_exit(WaitExitRequest) -> Exit: "/v1/wait-exit", AS_LONG_AS_IT_TAKES;
+        wait_exit(WaitExitRequest) -> Ended: "/v1/wait-exit", AS_LONG_AS_IT_TAKES;
         inspect(ResourceKey) -> Inspection: "/v1/inspect", SOON;
         create_namespace(NamespaceRequest) -> Item: "/v1/create-namespace", SOON;
         remove_namespace(NamespaceRequest) -> (): "/v1/remove-namespace", SOON;

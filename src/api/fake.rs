@@ -351,7 +351,7 @@ impl Service for Fake {
         ready(self.find(Kind::Container, &request.namespace, &request.name).map(|_| RemovedContainer { declared_by }))
     }
 
-    fn wait_exit(&self, _: WaitExitRequest) -> BoxFuture<'_, Result<Exit>> {
+    fn wait_exit(&self, _: WaitExitRequest) -> BoxFuture<'_, Result<Ended>> {
         async {
             let (code, raises) = {
                 let state = self.state();
@@ -360,9 +360,10 @@ impl Service for Fake {
             if let Some(number) = raises {
                 nix::sys::signal::raise(nix::sys::signal::Signal::try_from(number).unwrap()).unwrap();
                 self.killed.notified().await;
-                return Ok(Exit { code: 128 + number.unsigned_abs(), signal: raises, oom_killed: false, at: now() });
+                let exit = Exit { code: 128 + number.unsigned_abs(), signal: raises, oom_killed: false, at: now() };
+                return Ok(Ended { exit, removed: false });
             }
-            Ok(Exit { code, signal: None, oom_killed: false, at: now() })
+            Ok(Ended { exit: Exit { code, signal: None, oom_killed: false, at: now() }, removed: false })
         }
         .boxed()
     }

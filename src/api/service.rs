@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use super::types::*;
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::shim::protocol::Exit;
 
 /// Values that arrive over time. An `Err` is the last one.
 pub type Stream<T> = BoxStream<'static, Result<T>>;
@@ -96,7 +95,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Returns when that attempt (absent: the current one) has ended, with its exit. Also answers for a container that
     /// was removed by its own `rm` in the meantime.
-    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Exit>>;
+    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Ended>>;
 
     /// Everything about one container or image.
     fn inspect(&self, key: crate::manifest::ResourceKey) -> BoxFuture<'_, Result<Inspection>>;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::context::Context;
 use super::ui::Raw;
 use crate::api::{
-    Client, CreateRequest, Created, KillRequest, RemoveContainerRequest, Service as _, StartRequest, Stdio,
+    Client, CreateRequest, Created, Ended, KillRequest, RemoveContainerRequest, Service as _, StartRequest, Stdio,
     WaitExitRequest,
 };
 use crate::error::{Class, Fault, Result};
@@ -127,18 +127,19 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
         name: name.clone(),
         uid: Some(created.uid.clone()),
         attempt: Some(created.attempt),
+        removed: session.remove,
     };
     let exit = node.wait_exit(request);
     tokio::pin!(exit);
-    let exit = loop {
+    let Ended { exit, removed } = loop {
         tokio::select! {
-            exit = &mut exit => break exit?,
+            ended = &mut exit => break ended?,
             number = signals.next() => kill(number).await,
         }
     };
     // A process that outlives the task's may hold a pipe open; it is not waited for.
     let _ = tokio::time::timeout(LAST_OUTPUT, copied).await;
-    if session.remove {
+    if session.remove && !removed {
         let request = RemoveContainerRequest { namespace, name, force: false };
         match node.remove_container(request).await {
             Ok(_) => {}

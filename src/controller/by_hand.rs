@@ -17,7 +17,7 @@ use crate::manifest::{ImageSpec, Kind, Metadata, NamespaceSpec, PullPolicy, Reso
 use crate::oci::{Platform, Reference};
 use crate::plan::{Action, Source, Step};
 use crate::shim::protocol::{Exit, TaskPhase};
-use crate::store::{ContainerRecord, DeclaredRecord};
+use crate::store::{ContainerRecord, DeclaredRecord, Durability};
 
 use super::Node;
 use super::reconcile::Scope;
@@ -49,7 +49,8 @@ impl Node {
         let resource = Resource { metadata, spec: Spec::Container(Box::new(request.spec)) };
         let making = Making { auto_remove: request.remove_after_exit, held: !request.start };
         self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
-        self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
+        // On the disk with the record of its start, before anybody is told.
+        self.engine.memory().declare_as(self.engine.store(), vec![by_hand(resource)], &[], Durability::InOrder)?;
         let unwanted = Unwanted { node: Some(Arc::clone(self)), key: key.clone() };
         let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None, None).await;
         unwanted.keep();
@@ -170,8 +171,33 @@ impl Node {
         )
     }
 
-    /// Returns when an attempt has ended.
-    pub(super) async fn wait_exit(self: &Arc<Self>, request: WaitExitRequest) -> Result<Exit> {
+    /// Returns when an attempt has ended, and if asked for, when the container that removes itself is gone.
+    pub(super) async fn wait_exit(self: &Arc<Self>, request: WaitExitRequest) -> Result<Ended> {
+        let uid = request.uid.clone();
+        let id = (request.namespace.clone(), request.name.clone());
+        let removed = request.removed;
+        let exit = self.exit_of(request).await?;
+        if !removed {
+            return Ok(Ended { exit, removed: false });
+        }
+        let mut changes = self.engine.changes();
+        let gone = async {
+            loop {
+                let record = self.engine.memory().read().containers.get(&id).cloned();
+                let same = |record: &ContainerRecord| uid.as_ref().is_none_or(|uid| *uid == record.uid);
+                match record.filter(same) {
+                    None => return true,
+                    Some(record) if !record.auto_remove => return false,
+                    Some(_) if changes.changed().await.is_err() => return false,
+                    Some(_) => {}
+                }
+            }
+        };
+        let removed = tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap_or(false);
+        Ok(Ended { exit, removed })
+    }
+
+    async fn exit_of(self: &Arc<Self>, request: WaitExitRequest) -> Result<Exit> {
         let id = (request.namespace, request.name);
         let mut changes = self.engine.changes();
         let mut last_seen: Option<crate::shim::protocol::TaskState> = None;

@@ -9,7 +9,6 @@ use crate::api::{Archive, Service, Stream, channel};
 use crate::error::Result;
 use crate::manifest::ResourceKey;
 use crate::plan::Plan;
-use crate::shim::protocol::Exit;
 
 use super::Node;
 
@@ -108,7 +107,7 @@ impl Service for NodeService {
         Box::pin(self.0.remove_by_hand(request))
     }
 
-    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Exit>> {
+    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Ended>> {
         Box::pin(self.0.wait_exit(request))
     }
 

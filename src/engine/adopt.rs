@@ -59,7 +59,7 @@ impl Engine {
             let supervised = self.task(&id).is_some_and(|state| is_supervised(&state));
             let done = if record.stopped_by_hand && supervised {
                 self.stop_by_hand(&id, None).await
-            } else if record.auto_remove && record.started && self.task(&id).is_none() {
+            } else if record.auto_remove && !record.stopped_by_hand && self.task(&id).is_none() {
                 self.forget_container(&id, &record, None).await
             } else {
                 Ok(())
@@ -100,7 +100,7 @@ impl Engine {
             }
         }
         let cleared = match self.bundle(id) {
-            Ok(bundle) => self.clear_bundle(&bundle).await,
+            Ok(bundle) => self.clear_bundle(&bundle, None).await,
             Err(fault) => Err(fault),
         };
         if let Err(fault) = cleared {

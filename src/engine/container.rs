@@ -396,7 +396,11 @@ impl Engine {
     /// Everything that a task needs beside its shim. Blocking.
     fn prepare(&self, record: &ContainerRecord, image: &Image, bundle: &Bundle, terminal: bool) -> Result<Prepared> {
         let spec = container_spec(&record.resource)?;
-        let mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
+        let mut mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
+        if record.auto_remove && spec.restart == RestartPolicy::Never {
+            // What goes with its only task need not reach the disk: unmounting it then syncs nothing.
+            self.snapshots.make_volatile(&snapshot_key(record), &mut mounts).map_err(Fault::from)?;
+        }
         let netns = if spec.host_network {
             None
         } else {

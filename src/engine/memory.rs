@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
-use crate::store::{ContainerRecord, DeclaredRecord, NamespaceRecord, ReferenceRecord, Store, StoreError};
+use crate::store::{ContainerRecord, DeclaredRecord, Durability, NamespaceRecord, ReferenceRecord, Store, StoreError};
 
 /// Namespace and name of a container.
 pub type ContainerKey = (String, String);
@@ -60,7 +60,18 @@ impl Memory {
 
     /// Commits declarations set and dropped, and then shows them.
     pub fn declare(&self, store: &Store, set: Vec<DeclaredRecord>, drop: &[ResourceKey]) -> Result<(), StoreError> {
-        store.declare(&set, drop)?;
+        self.declare_as(store, set, drop, Durability::Synced)
+    }
+
+    /// As [`Memory::declare`], for what is on the disk with a later commit before anybody is told.
+    pub fn declare_as(
+        &self,
+        store: &Store,
+        set: Vec<DeclaredRecord>,
+        drop: &[ResourceKey],
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        store.declare(&set, drop, durability)?;
         let mut records = self.write();
         for key in drop {
             records.declared.remove(key);

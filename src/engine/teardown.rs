@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Class, Fault, Result};
 use crate::runtime::{Bundle, ShimClient, cgroup};
@@ -63,15 +66,15 @@ impl Engine {
         if let Some(task) = lock_of(&self.tasks).remove(id) {
             task.forget();
         }
-        self.clear_bundle(&bundle).await?;
+        self.clear_bundle(&bundle, last.as_ref().map(|state| state.shim_pid)).await?;
         Ok(last)
     }
 
     /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
-    /// network namespace, the cgroup. Idempotent.
-    pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
+    /// network namespace, the cgroup. Idempotent. `shim` is the process that was told to go.
+    pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle, shim: Option<u32>) -> Result<()> {
         if bundle.exists() {
-            wait_for_shim(bundle.path()).await;
+            wait_for_shim(bundle.path(), shim).await;
             if !is_clean(bundle.path()) {
                 crate::runtime::cleanup(&self.config.shim_path(), bundle.path(), &self.config.address())
                     .await
@@ -129,14 +132,30 @@ impl Engine {
     }
 }
 
-/// A shim that was told to shut down needs a moment; one that is gone needs none.
-async fn wait_for_shim(bundle: &Path) {
-    for _ in 0..2000 {
-        if !crate::runtime::shim_alive(bundle) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_micros(500)).await;
+/// How long a shim that was told to shut down may take.
+const SHIM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A shim that was told to shut down needs a moment; one that is gone needs none. The kernel says when its
+/// process ends; its lock, which no other process can take over, says that it did.
+async fn wait_for_shim(bundle: &Path, shim: Option<u32>) {
+    if !crate::runtime::shim_alive(bundle) {
+        return;
     }
+    let bundle = bundle.to_owned();
+    let waiting = tokio::task::spawn_blocking(move || {
+        let until = Instant::now() + SHIM_PATIENCE;
+        let pid = shim.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        while crate::runtime::shim_alive(&bundle) && Instant::now() < until {
+            // Should the number be another process's by now, the lock is looked at again soon.
+            let patience = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            match &process {
+                Some(process) => drop(poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience))),
+                None => std::thread::sleep(Duration::from_micros(500)),
+            }
+        }
+    });
+    let _ = waiting.await;
 }
 
 /// Whether the shim left in order: it deleted its container, so there is nothing to clean up.

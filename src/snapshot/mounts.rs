@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
@@ -26,6 +27,14 @@ pub struct RootMount {
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Whether overlayfs has the option `volatile`.
+static VOLATILE: LazyLock<bool> = LazyLock::new(|| {
+    let release = rustix::system::uname();
+    let mut numbers = release.release().to_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(0);
+    (number(), number()) >= (5, 10)
+});
 
 /// A key as a file name: `/` and what would not come back from a listing unchanged are written as `%XX`.
 fn encode(key: &str) -> Result<String, SnapshotError> {
@@ -99,6 +108,22 @@ impl Snapshots {
         let option = |name: &str, dir: &str| format!("{name}={}", directory.join(dir).display());
         let options = vec![lowerdir, option("upperdir", "upper"), option("workdir", "work")];
         Ok(vec![RootMount { kind: "overlay".into(), source: "overlay".into(), options }])
+    }
+
+    /// Has the mounts of a writable layer that is thrown away at its first unmount skip every sync, where the
+    /// kernel can (5.10). It must not be mounted.
+    pub fn make_volatile(&self, key: &str, mounts: &mut [RootMount]) -> Result<(), SnapshotError> {
+        if !*VOLATILE {
+            return Ok(());
+        }
+        // The kernel's mark of an earlier such mount, which refuses a second one.
+        let mark = self.inner.store.path("w").join(encode(key)?).join("work/incompat");
+        match fs::remove_dir_all(&mark) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SnapshotError::at("remove", &mark)(e)),
+            _ => {}
+        }
+        mounts.iter_mut().for_each(|mount| mount.options.push("volatile".to_owned()));
+        Ok(())
     }
 
     /// Made aside and renamed: a writable layer is there with its root's owner and mode, or not at all.

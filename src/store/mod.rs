@@ -11,7 +11,7 @@ mod records;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -69,6 +69,17 @@ impl From<StoreError> for Fault {
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// What a commit survives. Either is safe from the end of this process at any instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A power failure: it is on the disk when the call returns.
+    Synced,
+    /// Until the next [`Durability::Synced`] commit a power failure may take it back, and with it all that came
+    /// behind it, never anything before it (the write-ahead log is a sequence). For what a start after a power
+    /// failure, which finds no task alive, decides anew anyway.
+    InOrder,
+}
+
 /// The database, open. One writer at a time by the node's lock; cheap to share.
 pub struct Store {
     path: PathBuf,
@@ -105,6 +116,24 @@ impl Store {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One commit, as durable as it has to be.
+    fn commit(&self, durability: Durability, run: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<()> {
+        let mut connection = self.lock();
+        let commit = || {
+            if durability == Durability::InOrder {
+                connection.execute_batch("PRAGMA synchronous=NORMAL")?;
+            }
+            let transaction = connection.transaction()?;
+            run(&transaction)?;
+            transaction.commit()
+        };
+        let done = commit();
+        if durability == Durability::InOrder {
+            self.sqlite(connection.execute_batch("PRAGMA synchronous=FULL"))?;
+        }
+        self.sqlite(done)
+    }
+
     fn sqlite<T>(&self, result: rusqlite::Result<T>) -> Result<T> {
         result.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
     }
@@ -135,7 +164,7 @@ impl Store {
     }
 
     /// Sets and drops declarations in one transaction.
-    pub fn declare(&self, set: &[DeclaredRecord], drop: &[ResourceKey]) -> Result<()> {
+    pub fn declare(&self, set: &[DeclaredRecord], drop: &[ResourceKey], durability: Durability) -> Result<()> {
         if set.is_empty() && drop.is_empty() {
             return Ok(());
         }
@@ -143,9 +172,7 @@ impl Store {
         for record in set {
             texts.push((record.key(), self.encode("declared", record)?));
         }
-        let mut connection = self.lock();
-        let run = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
+        self.commit(durability, |transaction| {
             for (key, text) in &texts {
                 transaction
                     .prepare_cached("INSERT OR REPLACE INTO declared VALUES (?1, ?2, ?3, ?4)")?
@@ -156,10 +183,8 @@ impl Store {
                     .prepare_cached("DELETE FROM declared WHERE namespace = ?1 AND kind = ?2 AND name = ?3")?
                     .execute(params![key.namespace, key.kind.word(), key.name])?;
             }
-            transaction.commit()
-        };
-        let result = run(&mut connection);
-        self.sqlite(result)
+            Ok(())
+        })
     }
 
     /// Every container made.
@@ -167,40 +192,42 @@ impl Store {
         self.all("container")
     }
 
-    /// Writes a container's record.
+    /// Writes a container's record. What has neither been started nor been stopped by hand is on the disk with
+    /// the commit that says so; one that removes itself outlives no power failure anyway.
     pub fn put_container(&self, record: &ContainerRecord) -> Result<()> {
         let text = self.encode("container", record)?;
-        let connection = self.lock();
-        let done = connection
-            .prepare_cached("INSERT OR REPLACE INTO container VALUES (?1, ?2, ?3)")
-            .and_then(|mut s| s.execute(params![record.namespace, record.name, text]));
-        self.sqlite(done).map(drop)
+        let told = (record.started || record.stopped_by_hand) && !record.auto_remove;
+        self.commit(if told { Durability::Synced } else { Durability::InOrder }, |transaction| {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO container VALUES (?1, ?2, ?3)")?
+                .execute(params![record.namespace, record.name, text])
+                .map(drop)
+        })
     }
 
-    /// Forgets a container.
+    /// Forgets a container. That it is no longer wanted is on the disk already: should this come back, it is
+    /// removed again.
     pub fn remove_container(&self, namespace: &str, name: &str) -> Result<()> {
-        let connection = self.lock();
-        let done = connection
-            .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")
-            .and_then(|mut s| s.execute(params![namespace, name]));
-        self.sqlite(done).map(drop)
+        self.commit(Durability::InOrder, |transaction| {
+            transaction
+                .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")?
+                .execute(params![namespace, name])
+                .map(drop)
+        })
     }
 
-    /// Forgets a container and that it was declared, in one transaction.
+    /// Forgets a container that removes itself, and that it was declared, in one transaction. Should it come
+    /// back, its task is lost, and so it is removed again.
     pub fn forget_container(&self, namespace: &str, name: &str) -> Result<()> {
-        let mut connection = self.lock();
-        let run = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
+        self.commit(Durability::InOrder, |transaction| {
             transaction
                 .prepare_cached("DELETE FROM declared WHERE namespace = ?1 AND kind = 'container' AND name = ?2")?
                 .execute(params![namespace, name])?;
             transaction
                 .prepare_cached("DELETE FROM container WHERE namespace = ?1 AND name = ?2")?
-                .execute(params![namespace, name])?;
-            transaction.commit()
-        };
-        let result = run(&mut connection);
-        self.sqlite(result)
+                .execute(params![namespace, name])
+                .map(drop)
+        })
     }
 
     /// Every reference of every namespace.
@@ -273,9 +300,7 @@ impl Store {
         if keep.is_empty() && drop.is_empty() && value.is_none() {
             return Ok(());
         }
-        let mut connection = self.lock();
-        let run = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
+        self.commit(Durability::Synced, |transaction| {
             for file in keep {
                 transaction
                     .prepare_cached("INSERT OR REPLACE INTO manifest_file VALUES (?1, ?2, ?3)")?
@@ -287,10 +312,8 @@ impl Store {
             if let Some((name, value)) = value {
                 transaction.execute("INSERT OR REPLACE INTO value VALUES (?1, ?2)", params![name, value])?;
             }
-            transaction.commit()
-        };
-        let result = run(&mut connection);
-        self.sqlite(result)
+            Ok(())
+        })
     }
 
     /// A small named value (the identity of the manifest directory, for one).
@@ -319,9 +342,7 @@ impl Store {
         for event in events {
             texts.push((event.id, self.encode("event", event)?));
         }
-        let mut connection = self.lock();
-        let run = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
+        self.commit(Durability::InOrder, |transaction| {
             for (id, text) in &texts {
                 transaction
                     .prepare_cached("INSERT OR REPLACE INTO event (id, record) VALUES (?1, ?2)")?
@@ -329,11 +350,9 @@ impl Store {
             }
             transaction
                 .prepare_cached("DELETE FROM event WHERE id <= (SELECT MAX(id) FROM event) - ?1")?
-                .execute(params![keep])?;
-            transaction.commit()
-        };
-        let result = run(&mut connection);
-        self.sqlite(result)
+                .execute(params![keep])
+                .map(drop)
+        })
     }
 
     /// The events kept, oldest first.

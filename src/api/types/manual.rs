@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Item;
 use crate::manifest::{ContainerSpec, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
+use crate::shim::protocol::Exit;
 
 /// Pulls an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,6 +292,20 @@ pub struct WaitExitRequest {
     /// Of which attempt; absent: the current one.
     #[serde(default)]
     pub attempt: Option<u32>,
+    /// Answer only when it is gone, if it is one that removes itself.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+/// An exit that was waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// How it ended.
+    pub exit: Exit,
+    /// Whether the container is gone.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// Everything about one object.
