@@ -80,13 +80,16 @@ tar -xf bench.tar -C marks --wildcards 'blobs/*'
 mkdir rootfs
 tar -xf "$(find marks/blobs -type f -size +500k | head -n 1)" -C rootfs
 rm -rf marks/blobs
-bundle() { # bundle DIR COMMAND…: the model's configuration with another command and cgroup
+# bundle DIR COMMAND…: the model's configuration with another command, cgroup, and, as each of ours has it, a network
+# namespace of its own.
+bundle() {
   local dir=$1; shift
   mkdir -p "$dir"
   local words
   words=$(printf '%s\n' "$@" | jq -R . | jq -s .)
   jq --arg root "$work/rootfs" --arg cgroup "/bayplan-bench-$$/$(basename "$dir")" --argjson words "$words" \
-    '.root.path = $root | .process.args = $words | .linux.cgroupsPath = $cgroup' "$config" >"$dir/config.json"
+    '.root.path = $root | .process.args = $words | .linux.cgroupsPath = $cgroup
+      | del(.linux.namespaces[] | select(.type == "network").path)' "$config" >"$dir/config.json"
 }
 for n in $(seq 40); do bundle "bundle/$n" sleep 100000; done
 bundle bundle/true true

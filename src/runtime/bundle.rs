@@ -120,12 +120,15 @@ impl Bundle {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(RuntimeError::io("looking for", &self.path, error)),
         };
-        for mount in mountinfo::below(&path)? {
-            unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        let mounts = mountinfo::below(&path)?;
+        for mount in &mounts {
+            unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
                 .map_err(|error| RuntimeError::io("unmounting", mount, error))?;
         }
         // The table is read again, since removing a mounted tree would remove what is mounted.
-        if let Some(mount) = mountinfo::below(&path)?.into_iter().next() {
+        if !mounts.is_empty()
+            && let Some(mount) = mountinfo::below(&path)?.into_iter().next()
+        {
             return Err(RuntimeError::StillMounted { bundle: path, mount });
         }
         match fs::remove_dir_all(&path) {

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// File systems whose content changes behind the kernel's back (`statfs(2)` magic numbers): on other
 /// hosts, in a user-space server, or in a layer below.
@@ -82,7 +84,13 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) struct Mounts {
     table: AsyncFd<File>,
+    /// When a change that was seen is told.
+    due: Option<Instant>,
 }
+
+/// Every container's start and end is several changes of the table, and whoever hears of one reads the whole
+/// table: they are told together.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Mounts {
     /// `None` without `/proc`.
@@ -93,15 +101,23 @@ impl Mounts {
         // nothing takes it out.
         let registered = unsafe { AsyncFd::register_with_interest(table, Interest::PRIORITY) };
         // proc(5): a change of the table is POLLPRI.
-        Some(Self { table: registered.ok()? })
+        Some(Self { table: registered.ok()?, due: None })
     }
 
-    /// Returns when something was mounted or unmounted. Cancel-safe.
+    /// Returns when something was mounted or unmounted, a moment later. Cancel-safe.
     pub async fn changed(&mut self) {
-        match self.table.ready(Interest::PRIORITY).await {
-            Ok(mut guard) => guard.clear_ready(),
-            Err(_) => std::future::pending().await,
-        }
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                match self.table.ready(Interest::PRIORITY).await {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(_) => std::future::pending().await,
+                }
+                *self.due.insert(Instant::now() + TOGETHER)
+            }
+        };
+        tokio::time::sleep_until(due).await;
+        self.due = None;
     }
 }
 
