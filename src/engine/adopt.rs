@@ -24,7 +24,15 @@ impl Engine {
             let engine = Arc::clone(self);
             let is_known = known.contains(&id);
             work.push(tokio::spawn(async move {
-                if is_known && crate::runtime::shim_alive(&path) {
+                // What a shim that has said nothing yet is at, or that nobody knows of, is not ours to go on with.
+                let is_made = crate::runtime::read_state(&path).is_some();
+                if !is_known || (!is_made && crate::runtime::shim_alive(&path)) {
+                    if let Err(fault) = engine.end_stranger(&bundle).await {
+                        engine.event(&container_key(&id), EventType::Warning, "CleanUpFailed", fault.message);
+                    }
+                    return;
+                }
+                if crate::runtime::shim_alive(&path) {
                     let adopted = match ShimClient::connect(&path).await {
                         Ok(client) => engine.adopt_task(&id, client).await,
                         Err(error) => Err(error.into()),

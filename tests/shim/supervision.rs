@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bayplan::shim::protocol::{Policy, Restart, TaskPhase};
 
-use crate::bundle::{Bundle, alive, kill9, until};
+use crate::bundle::{Bundle, alive, kill9, status, until};
 use crate::client::Client;
 
 #[test]
