@@ -145,6 +145,15 @@ impl Node {
                 since: record.last.as_ref().and_then(|s| s.exit.as_ref().map(|e| e.at)).unwrap_or(record.created),
             });
         }
+        if let Some(exit) = state.and_then(|state| state.exit.as_ref()).filter(|exit| exit.oom_killed) {
+            status.conditions.push(Condition {
+                kind: "OOMKilled".into(),
+                status: ConditionStatus::True,
+                reason: "MemoryLimit".into(),
+                message: "the kernel killed its last process at its memory limit; see resources.limits.memory".into(),
+                since: exit.at,
+            });
+        }
         let metadata = ItemMetadata {
             namespace: record.namespace.clone(),
             name: record.name.clone(),

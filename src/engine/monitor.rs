@@ -113,6 +113,11 @@ impl Engine {
             },
             None => "ended".to_owned(),
         };
+        // Told of the exit and not of the phase after it: a short back-off may be over before it is seen.
+        if let Some(exit) = state.exit.as_ref().filter(|exit| exit.oom_killed && before.exit.as_ref() != Some(*exit)) {
+            let message = format!("the kernel killed it at its memory limit (status {})", exit.code);
+            self.event(&key, EventType::Warning, "OOMKilled", message);
+        }
         match state.phase {
             TaskPhase::BackOff => {
                 let reason = state.reason.clone().unwrap_or_default();
