@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::*;
 use crate::engine::{Busy, ContainerKey};
 use crate::error::Result;
-use crate::manifest::{Kind, Resource, ResourceKey, Spec};
+use crate::manifest::{Kind, Resource, ResourceKey, RestartPolicy, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Declared, ReferenceRole, Source};
 use crate::shim::protocol::{TaskPhase, TaskState};
@@ -111,7 +111,7 @@ impl Node {
             (None, None) => match record.last.as_ref().map(|state| state.phase) {
                 Some(TaskPhase::Failed) => Phase::Failed,
                 Some(TaskPhase::Exited | TaskPhase::Stopped) => Phase::Exited,
-                _ if record.stopped_by_hand => Phase::Exited,
+                _ if record.stopped_by_hand || is_final(record) => Phase::Exited,
                 _ => Phase::Pending,
             },
         };
@@ -334,6 +334,11 @@ impl Node {
             .map(|r| r.name.clone())
             .collect()
     }
+}
+
+/// Whether nothing follows its task, however that ended: a reboot leaves no word of it.
+fn is_final(record: &ContainerRecord) -> bool {
+    record.resource.container().is_some_and(|spec| spec.restart == RestartPolicy::Never)
 }
 
 fn phase_of(state: &TaskState) -> Phase {

@@ -171,7 +171,10 @@ impl Engine {
             return;
         }
         self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
-        self.clear_after_shim(id, Some(task.state)).await;
+        // Its last words may not have reached us.
+        let written = self.bundle(id).ok().and_then(|bundle| crate::runtime::read_state(bundle.path()));
+        let last = written.filter(|written| written.seq > task.state.seq).unwrap_or(task.state);
+        self.clear_after_shim(id, Some(last)).await;
         self.touch();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -170,6 +171,45 @@ fn a_killed_shim_is_cleaned_up_and_its_container_runs_again() {
         assert_eq!((&one["status"]["restarts"], &one["status"]["attempt"]), (&round.into(), &(round + 1).into()));
     }
     node.converged();
+    node.close();
+}
+
+#[test]
+fn without_a_restart_a_killed_shim_is_the_end_and_who_waits_is_told() {
+    let mut node = TestNode::new();
+    one_container(&node, "exec sleep 100000", "restart: Never");
+    node.start_daemon();
+    node.running("default", "one");
+    let args = ["run", "--rm", "registry.local/box:1", "two"];
+    let foreground = node.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pids = vec![];
+    for name in ["one", "two"] {
+        let status = node.phase("default", name, "Running")["status"].clone();
+        pids.push(u32::try_from(status["pid"].as_u64().unwrap()).unwrap());
+        signal(u32::try_from(status["shimPid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
+    }
+    let one = node.phase("default", "one", "Exited");
+    assert_eq!((&one["status"]["exitCode"], &one["status"]["restarts"]), (&137.into(), &0.into()));
+    assert_eq!(foreground.wait_with_output().unwrap().status.code(), Some(137));
+    assert!(node.container("default", "two").is_none(), "it removed itself");
+    assert!(!pids.into_iter().any(lives));
+    node.converged();
+    node.close();
+}
+
+#[test]
+fn a_shim_that_no_record_knows_is_ended_with_its_container() {
+    let mut node = TestNode::new();
+    one_container(&node, "trap '' TERM; while :; do sleep 0.1; done", "");
+    node.start_daemon();
+    let one = node.phase("default", "one", "Running");
+    let shim = u32::try_from(one["status"]["shimPid"].as_u64().unwrap()).unwrap();
+    node.kill_daemon();
+    node.remove_manifest("one.yaml");
+    fs::remove_dir_all(node.root()).unwrap();
+    node.start_daemon();
+    assert!(!lives(pid(&one)) && !lives(shim), "what was ours and is nobody's goes at the start");
+    assert!(node.get("containers").is_empty());
     node.close();
 }
 
