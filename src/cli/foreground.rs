@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -95,9 +96,12 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     // From here on a signal is the task's: it must not end this process while the directory exists.
     let mut signals = Signals::new()?;
     let (namespace, name) = session.begin.subject();
-    let pipes = Pipes::make(&state_directory(&node, context).await?, session.output, session.input)?;
+    let mut pipes = Pipes::make(&state_directory(&node, context).await?, session.output, session.input)?;
     let begin = begin(&node, session.begin, pipes.stdio());
     tokio::pin!(begin);
+    // From before it is made: what its runtime says goes the same way, and one that says more than a FIFO holds would
+    // wait for this reader for ever.
+    let copied = pipes.copy_output(context)?;
     let mut early = Vec::new();
     let created = loop {
         tokio::select! {
@@ -112,7 +116,7 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
         }
     };
     write_pid(session.pid_file.as_deref(), created.pid)?;
-    let copied = pipes.copy(context)?;
+    pipes.copy_input();
     let kill = |signal| {
         let request = KillRequest { namespace: namespace.clone(), name: name.clone(), signal, all: false };
         let node = node.clone();
@@ -265,13 +269,17 @@ impl Pipes {
         }
     }
 
-    /// Begins to copy; the future is done when both outputs have ended. To be called when the task has
-    /// been made: then its shim holds the other ends, and an end of file is a true one.
-    fn copy(mut self, context: &mut Context) -> Result<impl Future<Output = ()>> {
+    /// Begins to pass standard input on. To be called when the task has been made: what nobody was there to take stays
+    /// with whoever gave it.
+    fn copy_input(&self) {
         if self.input {
             let fifo = self.directory.join("stdin");
             std::thread::spawn(move || copy_input(&fifo));
         }
+    }
+
+    /// Begins to copy; the future is done when both outputs have ended.
+    fn copy_output(&mut self, context: &mut Context) -> Result<impl Future<Output = ()> + use<>> {
         let mut ends = Vec::new();
         if let Some((stdout, stderr)) = self.output.take() {
             let (to_stdout, to_stderr) = context.ui.streams()?;
@@ -281,7 +289,9 @@ impl Pipes {
                 })?;
                 let (done, end) = oneshot::channel::<()>();
                 std::thread::spawn(move || {
-                    copy_output(from, to);
+                    if wait_for_writer(&from) {
+                        copy_output(from, to);
+                    }
                     drop(done);
                 });
                 ends.push(end);
@@ -291,8 +301,19 @@ impl Pipes {
             for end in ends {
                 let _ = end.await;
             }
-            drop(self);
         })
+    }
+}
+
+/// Until somebody has opened the other end: before that, reading gives an end of file which is none. A FIFO that nobody
+/// has written to yet reports no hang-up (Linux, `pipe_poll`), so this waits without a timer.
+fn wait_for_writer(from: &File) -> bool {
+    loop {
+        match rustix::event::poll(&mut [PollFd::new(from, PollFlags::IN)], None) {
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
     }
 }
 

@@ -52,10 +52,11 @@ impl Config {
         let address = self.address();
         refuse(
             "address",
-            // sockaddr_un holds 108 bytes with the closing NUL, unix(7).
-            address.as_os_str().as_bytes().len() > 107,
-            format!("the socket path {} is longer than the 107 bytes that unix(7) allows", address.display()),
-            "give a shorter address",
+            // A longer path is reached through its directory's descriptor; the name alone, with a process id, must fit the
+            // 108 bytes of sockaddr_un, unix(7).
+            address.file_name().is_some_and(|name| name.as_bytes().len() > 64),
+            format!("the name of the socket {} is longer than 64 bytes", address.display()),
+            "give its file a shorter name; the directory's path may be of any length",
         );
         let parent = self.cgroup.parent.as_deref().unwrap_or("/bayplan");
         refuse(

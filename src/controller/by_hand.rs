@@ -120,7 +120,7 @@ impl Node {
     pub(super) async fn stop_by_hand(self: &Arc<Self>, request: StopRequest) -> Result<()> {
         let id = (request.namespace, request.name);
         let key = ResourceKey::new(Kind::Container, &id.0, &id.1);
-        let _claim = self.claim_when_free(&key).await;
+        let _claim = self.claim_for_the_end(&key).await;
         self.engine.stop_by_hand(&id, request.grace_ms.map(Duration::from_millis)).await
     }
 
@@ -131,9 +131,10 @@ impl Node {
         if declared.is_none() && !self.engine.memory().read().containers.contains_key(&id) {
             return Err(self.no_container(&id));
         }
-        let runs =
-            self.engine.task(&id).is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff));
-        if runs && !request.force {
+        let runs = || {
+            self.engine.task(&id).is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff))
+        };
+        if runs() && !request.force {
             return Err(Fault::new(Class::Refused, format!("{key} runs"))
                 .help(format!("stop it first (bayplan -n {} stop {}), or use rm -f", id.0, id.1)));
         }
@@ -141,12 +142,11 @@ impl Node {
         if others.is_none() {
             self.engine.memory().declare(self.engine.store(), Vec::new(), std::slice::from_ref(&key))?;
         }
-        let grace = request.force.then_some(Duration::ZERO);
-        if runs {
-            let _claim = self.claim_when_free(&key).await;
-            self.engine.stop_by_hand(&id, grace).await?;
+        let claim = if request.force { self.claim_for_the_end(&key).await } else { self.claim_when_free(&key).await };
+        if request.force && runs() {
+            self.engine.stop_by_hand(&id, Some(Duration::ZERO)).await?;
         }
-        self.take(removal(key)).await?;
+        Arc::clone(self).carry_out(removal(key), claim, None).await.result?;
         if others.is_none() {
             // The image that it implied goes with it.
             self.wake.notify_one();

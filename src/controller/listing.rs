@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::*;
 use crate::engine::{Busy, ContainerKey};
 use crate::error::Result;
-use crate::manifest::{Kind, Resource, ResourceKey, Spec};
+use crate::manifest::{Kind, Resource, ResourceKey, RestartPolicy, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Declared, ReferenceRole, Source};
 use crate::shim::protocol::{TaskPhase, TaskState};
@@ -111,7 +111,7 @@ impl Node {
             (None, None) => match record.last.as_ref().map(|state| state.phase) {
                 Some(TaskPhase::Failed) => Phase::Failed,
                 Some(TaskPhase::Exited | TaskPhase::Stopped) => Phase::Exited,
-                _ if record.stopped_by_hand => Phase::Exited,
+                _ if record.stopped_by_hand || is_final(record) => Phase::Exited,
                 _ => Phase::Pending,
             },
         };
@@ -143,6 +143,15 @@ impl Node {
                 reason: "ByHand".into(),
                 message: reason.into(),
                 since: record.last.as_ref().and_then(|s| s.exit.as_ref().map(|e| e.at)).unwrap_or(record.created),
+            });
+        }
+        if let Some(exit) = state.and_then(|state| state.exit.as_ref()).filter(|exit| exit.oom_killed) {
+            status.conditions.push(Condition {
+                kind: "OOMKilled".into(),
+                status: ConditionStatus::True,
+                reason: "MemoryLimit".into(),
+                message: "the kernel killed its last process at its memory limit; see resources.limits.memory".into(),
+                since: exit.at,
             });
         }
         let metadata = ItemMetadata {
@@ -325,6 +334,11 @@ impl Node {
             .map(|r| r.name.clone())
             .collect()
     }
+}
+
+/// Whether nothing follows its task, however that ended: a reboot leaves no word of it.
+fn is_final(record: &ContainerRecord) -> bool {
+    record.resource.container().is_some_and(|spec| spec.restart == RestartPolicy::Never)
 }
 
 fn phase_of(state: &TaskState) -> Phase {

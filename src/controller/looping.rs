@@ -3,7 +3,7 @@
 //! Idle costs nothing: it wakes for a change of the node or of what is desired, and for the end of a
 //! back-off. What failed is tried again by its own back-off, behind nobody else's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::engine::Freshness;
-use crate::manifest::ResourceKey;
-use crate::plan::{Severity, Step, Target};
+use crate::engine::{Freshness, GivenUp};
+use crate::manifest::{Kind, ResourceKey};
+use crate::plan::{Action, Severity, Step, Target};
 
 use super::Node;
 use super::backoff::Backoff;
@@ -36,10 +36,11 @@ pub(super) async fn run(node: Arc<Node>) {
     let (ended, mut ends) = mpsc::unbounded_channel::<Outcome>();
     let asking = Arc::new(AtomicBool::new(false));
     let mut told: BTreeSet<(ResourceKey, String)> = BTreeSet::new();
+    let mut given_up: HashMap<ResourceKey, GivenUp> = HashMap::new();
     let mut collect_at: Option<Instant> = config.gc.enabled.then(|| Instant::now() + config.gc.grace.duration());
     loop {
         changes.mark_unchanged();
-        round(&node, &mut queue, &ended, &mut told).await;
+        round(&node, &mut queue, &ended, &mut told, &mut given_up).await;
         ask_in_background(&node, &asking);
         let wakeup = [queue.next_wakeup(), collect_at].into_iter().flatten().min();
         let timer = async {
@@ -89,6 +90,7 @@ async fn round(
     queue: &mut WorkQueue<ResourceKey>,
     ended: &mpsc::UnboundedSender<Outcome>,
     told: &mut BTreeSet<(ResourceKey, String)>,
+    given_up: &mut HashMap<ResourceKey, GivenUp>,
 ) {
     let _planning = node.planning.lock().await;
     let stale = node.claims_now();
@@ -108,6 +110,20 @@ async fn round(
     }
     *told = impossible;
     queue.replace(plan.steps.iter().map(|step| (step.key.clone(), work(step))));
+    // A start that is under way for what is to go, or to be another, is in the way of it.
+    let in_the_way = |step: &Step| match step.action {
+        _ if step.key.kind != Kind::Container || !stale.contains_key(&step.key) => false,
+        Action::Remove => true,
+        Action::Replace => queue.is_overtaken(&step.key),
+        _ => false,
+    };
+    let in_the_way: BTreeSet<&ResourceKey> =
+        plan.steps.iter().filter(|step| in_the_way(step)).map(|step| &step.key).collect();
+    given_up.retain(|key, _| in_the_way.contains(key));
+    for key in in_the_way {
+        let give_up = || node.engine.give_up(&(key.namespace.clone(), key.name.clone()));
+        given_up.entry(key.clone()).or_insert_with(give_up);
+    }
     for key in queue.ready(Instant::now()) {
         let Some(step) = plan.step(&key) else {
             queue.done(&key, true, Instant::now(), 0.5);

@@ -217,6 +217,11 @@ impl<K: Ord + Clone> WorkQueue<K> {
         })
     }
 
+    /// Whether other work than what runs for the key is wanted by now.
+    pub fn is_overtaken(&self, key: &K) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.running && entry.next.is_some())
+    }
+
     /// Keys that are queued, waiting or running.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.entries.keys()

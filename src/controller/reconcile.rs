@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,6 +20,9 @@ use crate::oci::Reference;
 use crate::plan::{Action, Desired, Plan, Severity, Step, Target};
 
 use super::Node;
+
+/// How long a start is waited for before it is given up for the sake of an end that was asked for by hand.
+const START_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Which part of a plan somebody cares for.
 #[derive(Debug, Clone)]
@@ -130,6 +133,16 @@ impl Node {
         }
     }
 
+    /// Claims a key for the end of its container. A start under way that is not over soon is given up: its runtime may
+    /// hang for a minute.
+    pub(super) async fn claim_for_the_end(self: &Arc<Self>, key: &ResourceKey) -> Claim {
+        if let Ok(claim) = tokio::time::timeout(START_PATIENCE, self.claim_when_free(key)).await {
+            return claim;
+        }
+        let _given_up = self.engine.give_up(&(key.namespace.clone(), key.name.clone()));
+        self.claim_when_free(key).await
+    }
+
     /// Whether a step of this key is under way.
     pub(super) fn is_claimed(&self, key: &ResourceKey) -> bool {
         self.claims().under_way.contains_key(key)
@@ -154,7 +167,9 @@ impl Node {
         let _permit = pulls.as_deref().unwrap_or(&self.workers).acquire().await;
         let started = Instant::now();
         let result = self.engine.execute(&step, progress).await;
-        self.remember(&step, result.as_ref().err());
+        // What was given up has not failed.
+        let given_up = self.engine.is_given_up(&(step.key.namespace.clone(), step.key.name.clone()));
+        self.remember(&step, result.as_ref().err().filter(|_| !given_up));
         drop(claim);
         Outcome { step, result, millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX) }
     }

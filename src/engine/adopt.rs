@@ -5,8 +5,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::manifest::RestartPolicy;
 use crate::runtime::{Bundle, ShimClient, cgroup};
-use crate::shim::protocol::{TaskPhase, TaskState};
+use crate::shim::protocol::{Exit, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
 use super::container::{container_key, is_supervised};
@@ -24,7 +25,15 @@ impl Engine {
             let engine = Arc::clone(self);
             let is_known = known.contains(&id);
             work.push(tokio::spawn(async move {
-                if is_known && crate::runtime::shim_alive(&path) {
+                // What a shim that has said nothing yet is at, or that nobody knows of, is not ours to go on with.
+                let is_made = crate::runtime::read_state(&path).is_some();
+                if !is_known || (!is_made && crate::runtime::shim_alive(&path)) {
+                    if let Err(fault) = engine.end_stranger(&bundle).await {
+                        engine.event(&container_key(&id), EventType::Warning, "CleanUpFailed", fault.message);
+                    }
+                    return;
+                }
+                if crate::runtime::shim_alive(&path) {
                     let adopted = match ShimClient::connect(&path).await {
                         Ok(client) => engine.adopt_task(&id, client).await,
                         Err(error) => Err(error.into()),
@@ -85,15 +94,12 @@ impl Engine {
     /// After a shim that died: its processes are ended, its mounts and cgroups go, its last words are kept.
     pub(super) async fn clear_after_shim(self: &Arc<Self>, id: &ContainerKey, state: Option<TaskState>) {
         let record = self.memory.read().containers.get(id).cloned();
-        if let (Some(record), Some(state)) = (&record, &state) {
-            // A final state is the end; another one is a task that was lost, which its restarts outlive.
+        let was_started = state.as_ref().is_some_and(|state| state.phase != TaskPhase::Created);
+        let last = record.as_ref().zip(state).map(|(record, state)| last_words(record, state));
+        if let (Some(record), Some(last)) = (&record, &last) {
             let result = self.change(id, |own| {
-                own.started = record.started || state.phase != TaskPhase::Created;
-                own.last = match state.phase {
-                    TaskPhase::Exited | TaskPhase::Stopped => Some(state.clone()),
-                    TaskPhase::Failed if state.next_start.is_none() => Some(state.clone()),
-                    _ => Some(TaskState { phase: TaskPhase::BackOff, pid: None, ..state.clone() }),
-                };
+                own.started = record.started || was_started;
+                own.last = Some(last.clone());
             });
             if let Err(fault) = result {
                 tracing::error!(%fault, "a lost task could not be recorded");
@@ -102,6 +108,13 @@ impl Engine {
         let cleared = match self.bundle(id) {
             Ok(bundle) => self.clear_bundle(&bundle, None).await,
             Err(fault) => Err(fault),
+        };
+        let cleared = match (cleared, record, last) {
+            // The one that was to remove itself at its end does so at this one.
+            (Ok(()), Some(record), Some(last)) if record.auto_remove && last.phase == TaskPhase::Exited => {
+                self.forget_container(id, &record, last.exit).await
+            }
+            (cleared, ..) => cleared,
         };
         if let Err(fault) = cleared {
             self.event(&container_key(id), EventType::Warning, "CleanUpFailed", fault.message);
@@ -148,5 +161,27 @@ impl Engine {
         if let Err(error) = swept {
             tracing::error!(%error, "the sweep at start");
         }
+    }
+}
+
+/// What is known of a task whose shim died. A final state is the end. Another one is a task that was lost: its restarts
+/// outlive that, and without any it is the end, by the SIGKILL that the clean-up sends to what is left.
+fn last_words(record: &ContainerRecord, state: TaskState) -> TaskState {
+    let is_final = match state.phase {
+        TaskPhase::Exited | TaskPhase::Stopped => true,
+        TaskPhase::Failed => state.next_start.is_none(),
+        TaskPhase::Created | TaskPhase::Running | TaskPhase::BackOff => false,
+    };
+    let never = record.resource.container().is_some_and(|spec| spec.restart == RestartPolicy::Never);
+    match state.phase {
+        _ if is_final => state,
+        TaskPhase::Running if never => TaskState {
+            phase: TaskPhase::Exited,
+            pid: None,
+            exit: Some(Exit { code: 137, signal: Some(9), oom_killed: false, at: jiff::Timestamp::now() }),
+            reason: Some("its shim died, and its processes were ended".to_owned()),
+            ..state
+        },
+        _ => TaskState { phase: TaskPhase::BackOff, pid: None, ..state },
     }
 }

@@ -57,6 +57,7 @@ impl Engine {
     ) -> Result<()> {
         let id = (key.namespace.clone(), key.name.clone());
         let spec = container_spec(resource)?;
+        self.check_runtime(spec, key)?;
         let digest = self.image_digest(&key.namespace, spec, digest)?;
         let image = self.ready_image(&digest).await?;
         check_sources(spec, key)?;
@@ -147,6 +148,7 @@ impl Engine {
         let Some(record) = self.memory.read().containers.get(&id).cloned() else {
             return Err(Fault::new(Class::NotFound, format!("{key} is not there")));
         };
+        self.check_runtime(container_spec(&record.resource)?, key)?;
         // What is left of the task before goes first.
         self.take_down(&id, &record).await?;
         let image = self.ready_image(&record.image).await?;
@@ -324,7 +326,8 @@ impl Engine {
         let result = self.try_start(id, &record, image, options).await;
         if result.is_err() {
             // Nothing half-made stays; the row does, and with it the wish.
-            if let Err(fault) = self.take_down(id, &record).await {
+            let grace = self.is_given_up(id).then_some(Duration::ZERO);
+            if let Err(fault) = self.end_task(id, &record, grace).await {
                 tracing::warn!(container = %container_key(id), %fault, "a failed start left something behind");
             }
         }
@@ -340,7 +343,9 @@ impl Engine {
     ) -> Result<Launched> {
         let key = container_key(id);
         let spec = container_spec(&record.resource)?;
-        self.runtime_binary(spec)?;
+        if self.is_given_up(id) {
+            return Err(self.given_up(id).await);
+        }
         if self.bundle(id)?.exists() {
             self.take_down(id, record).await?;
         }
@@ -378,11 +383,10 @@ impl Engine {
             client.start().await?;
             Ok::<_, crate::runtime::RuntimeError>(pid)
         };
-        let pid = started.await.map_err(|error| {
-            let mut fault = Fault::from(error);
-            fault.message = format!("{key}: {}", fault.message);
-            fault
-        })?;
+        let pid = tokio::select! {
+            started = started => started.map_err(|error| in_container(&key, Fault::from(error)))?,
+            fault = self.given_up(id) => return Err(fault),
+        };
         self.adopt_task(id, client).await?;
         // A crash before this commit is repaired by adoption, which finds the shim.
         self.change(id, |record| {
@@ -475,13 +479,25 @@ impl Engine {
         image.and_then(|image| spec::stop_signal(container, &image.config).ok()).unwrap_or(15)
     }
 
+    /// What runs the container must be there before anything of it is made, and before what it replaces goes.
+    fn check_runtime(&self, spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
+        self.runtime_binary(spec).map_err(|fault| in_container(key, fault))?;
+        crate::runtime::check_own_shim(&self.config.shim_path()).map_err(|error| in_container(key, Fault::from(error)))
+    }
+
     fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {
-        let Some(path) = self.config.runtime(spec.runtime.as_deref()) else {
-            let name = spec.runtime.as_deref().unwrap_or("runc");
+        let name = spec.runtime.as_deref();
+        if let Some(path) = self.config.runtime(name.filter(|_| !crate::runtime::is_own(name))) {
+            return crate::runtime::host::find_runc(Some(path)).map_err(Fault::from);
+        }
+        let name = name.unwrap_or("runc");
+        if !name.contains(['.', '/']) {
             return Err(Fault::new(Class::Invalid, format!("runtime {name} is not configured"))
                 .help(format!("add [runtimes.{name}] with its path to the configuration")));
-        };
-        crate::runtime::host::find_runc(Some(path)).map_err(Fault::from)
+        }
+        let shim = crate::runtime::shim_binary_for(Some(name), &self.config.shim_path()).map_err(Fault::from)?;
+        Err(Fault::new(Class::Refused, format!("runtime {name}: containers are not run by {} yet", shim.display()))
+            .help("leave `runtime` out, or name an OCI runtime: [runtimes.NAME] path in the configuration"))
     }
 
     /// runc's `--root`: ids are unique within a namespace only.
@@ -564,11 +580,13 @@ pub(super) fn container_spec(resource: &Resource) -> Result<&ContainerSpec> {
 }
 
 fn check_sources(spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
-    spec::check_sources(&spec.mounts).map_err(|error| {
-        let mut fault = Fault::from(error);
-        fault.message = format!("{key}: {}", fault.message);
-        fault
-    })
+    spec::check_sources(&spec.mounts).map_err(|error| in_container(key, Fault::from(error)))
+}
+
+/// The fault with its container named.
+fn in_container(key: &ResourceKey, mut fault: Fault) -> Fault {
+    fault.message = format!("{key}: {}", fault.message);
+    fault
 }
 
 pub(super) fn snapshot_key(record: &ContainerRecord) -> String {

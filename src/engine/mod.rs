@@ -16,6 +16,7 @@ mod memory;
 mod monitor;
 mod observe;
 mod teardown;
+mod unwanted;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,7 @@ pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use observe::Freshness;
+pub use unwanted::GivenUp;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
@@ -55,6 +57,7 @@ pub struct Engine {
     busy: Mutex<HashMap<ResourceKey, Busy>>,
     keys: keyed::KeyedLocks<ResourceKey>,
     wishes: Mutex<HashMap<ContainerKey, container::Wishes>>,
+    unwanted: unwanted::Unwanted,
     // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
     departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
     answers: Mutex<HashMap<Reference, Answer>>,
@@ -118,6 +121,7 @@ impl Engine {
             busy: Mutex::default(),
             keys: keyed::KeyedLocks::default(),
             wishes: Mutex::default(),
+            unwanted: watch::Sender::default(),
             departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
@@ -196,6 +200,9 @@ impl Engine {
         lock_of(&self.busy).remove(&step.key);
         match &result {
             Ok(()) => {}
+            Err(fault) if self.is_given_up(&(step.key.namespace.clone(), step.key.name.clone())) => {
+                self.event(&step.key, EventType::Normal, "GivenUp", fault.message.clone());
+            }
             Err(fault) => self.event(&step.key, EventType::Warning, "Failed", fault.message.clone()),
         }
         self.touch();

@@ -113,6 +113,11 @@ impl Engine {
             },
             None => "ended".to_owned(),
         };
+        // Told of the exit and not of the phase after it: a short back-off may be over before it is seen.
+        if let Some(exit) = state.exit.as_ref().filter(|exit| exit.oom_killed && before.exit.as_ref() != Some(*exit)) {
+            let message = format!("the kernel killed it at its memory limit (status {})", exit.code);
+            self.event(&key, EventType::Warning, "OOMKilled", message);
+        }
         match state.phase {
             TaskPhase::BackOff => {
                 let reason = state.reason.clone().unwrap_or_default();
@@ -166,7 +171,10 @@ impl Engine {
             return;
         }
         self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
-        self.clear_after_shim(id, Some(task.state)).await;
+        // Its last words may not have reached us.
+        let written = self.bundle(id).ok().and_then(|bundle| crate::runtime::read_state(bundle.path()));
+        let last = written.filter(|written| written.seq > task.state.seq).unwrap_or(task.state);
+        self.clear_after_shim(id, Some(last)).await;
         self.touch();
     }
 }

@@ -20,6 +20,9 @@ use super::container::{container_key, container_spec, snapshot_key};
 use super::memory::ContainerKey;
 use super::{Engine, lock_of};
 
+/// What ends whatever nobody knows.
+const SIGKILL: i32 = 9;
+
 impl Engine {
     /// Ends the task if there is one, and clears away shim, bundle and network namespace. Idempotent.
     /// The container's record and its files stay.
@@ -43,8 +46,7 @@ impl Engine {
         let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(path));
         let client = match task {
             Some((client, _)) => client,
-            None if crate::runtime::shim_alive(path) => ShimClient::connect(path).await.ok(),
-            None => None,
+            None => living_shim(path).await,
         };
         if let Some(client) = client {
             let spec = container_spec(&record.resource)?;
@@ -68,6 +70,20 @@ impl Engine {
         }
         self.clear_bundle(&bundle, last.as_ref().map(|state| state.shim_pid)).await?;
         Ok(last)
+    }
+
+    /// Ends a task that nobody has a record of, shim and all.
+    pub(super) async fn end_stranger(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
+        if let Some(client) = living_shim(bundle.path()).await {
+            if let Err(error) = client.stop(SIGKILL, Duration::ZERO).await {
+                tracing::debug!(bundle = %bundle.path().display(), %error, "stop");
+            }
+            if let Err(error) = client.delete().await {
+                tracing::debug!(bundle = %bundle.path().display(), %error, "delete");
+            }
+            let _ = client.shutdown().await;
+        }
+        self.clear_bundle(bundle, None).await
     }
 
     /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
@@ -130,6 +146,11 @@ impl Engine {
             cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
         }
     }
+}
+
+/// The shim of a bundle, if one lives and answers.
+async fn living_shim(bundle: &Path) -> Option<ShimClient> {
+    if crate::runtime::shim_alive(bundle) { ShimClient::connect(bundle).await.ok() } else { None }
 }
 
 /// How long a shim that was told to shut down may take.

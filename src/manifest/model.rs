@@ -263,7 +263,7 @@ pub struct ContainerSpec {
     /// Resource limits of the process (`setrlimit`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// Size and number of log files.
+    /// Size and number of log files. The logs of a container's last five attempts are kept.
     #[serde(default, skip_serializing_if = "is_default")]
     pub logs: Logs,
     /// Another runtime than `runc`.

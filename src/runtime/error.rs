@@ -22,6 +22,12 @@ pub enum RuntimeError {
         /// The binary's name or path.
         looked_for: PathBuf,
     },
+    /// Our own shim is not beside us.
+    #[error("the shim {} is not there: containers cannot be run", shown(.looked_for))]
+    OwnShimMissing {
+        /// Where it should be.
+        looked_for: PathBuf,
+    },
     /// Not a runtime name.
     #[error("{0:?} is not a runtime: a name such as io.containerd.kata.v2 or an absolute path is expected")]
     RuntimeName(String),
@@ -172,6 +178,10 @@ impl RuntimeError {
             Self::RuntimeMissing { .. } => "apt-get install runc".into(),
             Self::ShimMissing { looked_for, .. } => {
                 format!("install the package that brings {}, or leave `runtime` out", looked_for.display())
+            }
+            Self::OwnShimMissing { .. } => {
+                "put bayplan-shim, which comes with bayplan, beside it, or name it in the configuration: [shim] path"
+                    .into()
             }
             Self::RuntimeName(_) => "leave `runtime` out to run with runc".into(),
             Self::StillMounted { mount, .. } => format!("see what holds it: fuser -vm {}", mount.display()),

@@ -263,6 +263,14 @@ pub fn is_own(runtime: Option<&str>) -> bool {
     matches!(runtime, None | Some("" | "runc" | "io.containerd.bayplan.v1"))
 }
 
+/// Refuses when our own shim is not where it should be.
+pub fn check_own_shim(own: &Path) -> Result<(), RuntimeError> {
+    match find_executable(own) {
+        Some(_) => Ok(()),
+        None => Err(RuntimeError::OwnShimMissing { looked_for: own.to_owned() }),
+    }
+}
+
 /// The shim of a runtime: ours (see [`is_own`]); an absolute path is itself; other names follow containerd's rule: `io.containerd.kata.v2` is `containerd-shim-kata-v2` on PATH.
 pub fn shim_binary_for(runtime: Option<&str>, own: &Path) -> Result<PathBuf, RuntimeError> {
     let Some(name) = runtime.filter(|_| !is_own(runtime)) else {

@@ -24,5 +24,5 @@ pub use cgroup::{CgroupDriver, CgroupPath};
 pub use client::{ShimClient, read_state, shim_alive};
 pub use error::RuntimeError;
 pub use host::{CgroupMode, HostFacts};
-pub use launch::{Launch, cleanup, is_own, shim_binary_for};
+pub use launch::{Launch, check_own_shim, cleanup, is_own, shim_binary_for};
 pub use task::{ExitRecord, RootMount, RuncOptions, Stdio, TaskInfo, TaskStatus};

@@ -22,6 +22,8 @@ use super::{mounts, record};
 const SHIM_PATIENCE: Duration = Duration::from_secs(2);
 /// How long killed processes are waited for.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// The same where a living shim waits, which has nothing else to do just then.
+const WIPE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Cleans up, and gives what containerd reads from standard output.
 pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
@@ -39,7 +41,7 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     end_executions(bundle);
     let state_dir = runtime.state_dir(&args.id);
     let groups = groups(bundle, &state_dir);
-    kill(&groups);
+    kill(&groups, KILL_PATIENCE);
     if state_dir.exists() {
         // Everything in it has ended, so the gentle way does, and it does not poll; a half-made state needs the other.
         for force in [&[][..], &["--force"][..]] {
@@ -137,9 +139,19 @@ fn end_executions(bundle: &Path) {
     }
 }
 
+/// What a runtime that was ended in the middle has left, without asking it again: processes, control groups, its
+/// state. What does not end by SIGKILL at once is left to whoever cleans up after the shim.
+pub fn wipe(runtime: &Runtime, id: &str, bundle: &Path) {
+    let state_dir = runtime.state_dir(id);
+    let groups = groups(bundle, &state_dir);
+    kill(&groups, WIPE_PATIENCE);
+    groups.iter().for_each(|group| Cgroup::remove(group));
+    let _ = std::fs::remove_dir_all(&state_dir);
+}
+
 /// Ends what is in the groups and waits until they are empty.
-fn kill(groups: &[PathBuf]) {
-    let until = Instant::now() + KILL_PATIENCE;
+fn kill(groups: &[PathBuf], patience: Duration) {
+    let until = Instant::now() + patience;
     groups.iter().for_each(|dir| Cgroup::at(dir.clone()).thaw());
     loop {
         let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).signal_all(Signal::KILL)).sum();

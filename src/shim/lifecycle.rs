@@ -14,14 +14,17 @@ use super::note::note;
 use super::protocol::{Exit, TaskPhase};
 use super::restart::{History, Verdict, Why, after_exit};
 use super::runc::{Streams, Verb, created_pid, failure};
+use super::said::Said;
 use super::server::Context;
 use super::start::FifoStart;
-use super::task::{Job, Task, encode, signal};
+use super::task::{Cut, Job, Task, encode, signal};
 use super::wire::{Answer, Refusal};
 use super::{cleanup, mounts, record};
 
 /// An execution that takes longer is ended.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long cleaning up by the runtime may take when the end is wanted; then it is done without it.
+const CLEANING: Duration = Duration::from_secs(5);
 /// Between looks at processes that were left behind and killed.
 const REMAINS_EVERY: Duration = Duration::from_millis(5);
 /// How long such processes are waited for.
@@ -40,10 +43,43 @@ impl Task {
         Ok(())
     }
 
-    fn execute(&mut self, verb: Verb, streams: Streams, cx: &Context) -> Result<(), String> {
+    fn execute(&mut self, verb: Verb, mut streams: Streams, cx: &mut Context) -> Result<(), String> {
+        let mut said = Said::default();
+        // The container has the streams of its `create`; the other executions talk to the shim alone.
+        if verb != Verb::Create
+            && let Some((ours, theirs)) = Said::pipe(&mut cx.poll)
+        {
+            said = ours;
+            streams[2] = Some(theirs);
+        }
         let pid = self.runtime.spawn(verb, &self.bundle, &self.id, streams)?;
-        self.job = Some(Job { pid, verb, deadline: cx.now + self.patience(), killed: false });
+        let deadline = cx.now + self.patience();
+        self.job = Some(Job { pid, verb, deadline, cut: Cut::Patience, killed: false, said });
+        if self.stop.is_some() || self.delete.is_some() || self.abandoned.is_some() {
+            self.hurry(CLEANING, cx);
+        }
         Ok(())
+    }
+
+    /// The end of the container is wanted: an execution under way is not waited for much longer, `patience` where it
+    /// makes or starts the container.
+    pub(super) fn hurry(&mut self, patience: Duration, cx: &mut Context) {
+        if let Some(job) = self.job.as_mut().filter(|job| !job.killed) {
+            let making = matches!(job.verb, Verb::Create | Verb::Start);
+            let until = cx.now + if making { patience } else { patience.max(CLEANING) };
+            if until < job.deadline {
+                job.deadline = until;
+                job.cut = Cut::Unwanted;
+            }
+        }
+        if let Some(fifo) = &mut self.fifo {
+            fifo.deadline = fifo.deadline.min(cx.now + patience);
+        }
+    }
+
+    /// Whether the runtime is making the container right now.
+    pub(super) fn is_creating(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.verb == Verb::Create)
     }
 
     /// How long an execution may take.
@@ -65,8 +101,8 @@ impl Task {
     /// A child of the shim has ended; false if it is none of this task's.
     pub fn reaped(&mut self, pid: Pid, status: WaitStatus, cx: &mut Context) -> bool {
         if self.job.as_ref().is_some_and(|job| job.pid == pid) {
-            if let Some(job) = self.job.take() {
-                self.executed(&job, status, cx);
+            if let Some(mut job) = self.job.take() {
+                self.executed(&mut job, status, cx);
             }
         } else if self.init == Some(pid) {
             self.early = Some((status, Timestamp::now()));
@@ -84,6 +120,8 @@ impl Task {
     pub fn event(&mut self, token: u64, cx: &mut Context) -> bool {
         if self.fifo.as_ref().is_some_and(|fifo| fifo.owns(token)) {
             self.fifo_event(cx);
+        } else if let Some(job) = self.job.as_mut().filter(|job| job.said.owns(token)) {
+            job.said.read(&mut cx.poll);
         } else if !self.stdio.event(token, &mut cx.poll) {
             return false;
         }
@@ -107,14 +145,32 @@ impl Task {
         }
     }
 
-    fn executed(&mut self, job: &Job, status: WaitStatus, cx: &mut Context) {
+    fn executed(&mut self, job: &mut Job, status: WaitStatus, cx: &mut Context) {
         let ok = status.exit_status() == Some(0);
-        let why = || {
-            if job.killed {
-                let what = format!("runtime {} of container {}", job.verb.name(), self.id);
-                return format!("{what}: took longer than {:?} and was ended", self.patience());
+        // It may have ended before its last words were read.
+        let said = match job.verb {
+            Verb::Create => {
+                if !ok {
+                    self.stdio.drain(&mut cx.poll);
+                }
+                self.stdio.take_said()
             }
-            failure(&self.bundle, job.verb, &self.id, status)
+            _ => {
+                job.said.read(&mut cx.poll);
+                std::mem::take(&mut job.said)
+            }
+        };
+        let why = || {
+            if !job.killed {
+                return failure(&self.bundle, job.verb, &self.id, status, &said);
+            }
+            let what = format!("runtime {} of container {}", job.verb.name(), self.id);
+            let cut = match job.cut {
+                Cut::Patience => format!("took longer than {:?} and was ended", self.patience()),
+                Cut::Unwanted => "was ended, because the end of the container was asked for".to_owned(),
+            };
+            let words = said.text().map(|text| format!("; it said: {text}")).unwrap_or_default();
+            format!("{what}: {cut}{words}")
         };
         match job.verb {
             Verb::Create => match created_pid(&self.bundle).filter(|_| ok) {
@@ -123,6 +179,7 @@ impl Task {
                     let message =
                         if ok { format!("runtime create of container {} named no process", self.id) } else { why() };
                     self.stubborn = true;
+                    self.half_made = job.killed;
                     self.create_failed(message, cx);
                 }
             },
@@ -140,6 +197,7 @@ impl Task {
             Verb::DeleteForce => {
                 if !ok && self.runtime.state_dir(&self.id).exists() {
                     note(why());
+                    self.half_made = true;
                 }
                 self.dirty = false;
                 self.stubborn = false;
@@ -304,6 +362,10 @@ impl Task {
         if self.dirty && !self.runtime.state_dir(&self.id).exists() {
             self.dirty = false;
         }
+        if self.half_made && !self.dirty {
+            self.half_made = false;
+            cleanup::wipe(&self.runtime, &self.id, &self.bundle);
+        }
         let ours = self.supervision.is_some() || self.delete.is_some() || self.abandoned.is_some();
         if self.dirty && ours && !self.stubborn && cleanup::forget(&self.runtime, &self.id, &self.bundle) {
             self.dirty = false;
@@ -392,6 +454,13 @@ impl Task {
         for reply in std::mem::take(&mut self.waiters) {
             cx.answer(reply, encode(&self.wait_response()));
         }
+        // Wishes for the end of what was never made.
+        for reply in self.stop.take().map(|stop| stop.replies).unwrap_or_default() {
+            cx.answer(reply, self.state_json());
+        }
+        for reply in self.delete.take().map(|deletion| deletion.replies).unwrap_or_default() {
+            cx.answer(reply, encode(&self.delete_response()));
+        }
         for (reply, _) in std::mem::take(&mut self.watchers) {
             cx.answer(reply, gone());
         }
@@ -427,7 +496,11 @@ impl Task {
         }
         if self.fifo.as_ref().is_some_and(|fifo| cx.now >= fifo.deadline) {
             self.fifo = None;
-            self.start_failed(format!("nothing happened for {} seconds", PATIENCE.as_secs()), cx);
+            let message = match self.stop {
+                Some(_) => "its end was asked for before it was executed".to_owned(),
+                None => format!("nothing happened for {} seconds", PATIENCE.as_secs()),
+            };
+            self.start_failed(message, cx);
         }
         self.advance(cx);
     }

@@ -17,6 +17,9 @@ use super::note::note;
 /// Longest piece of a line on one log line; longer ones are continued by `P` tags. containerd's value.
 pub const LONGEST: usize = 16 << 10;
 
+/// Attempts whose logs are kept, the current one included: a container that crashes for ever fills no disk.
+const KEPT_ATTEMPTS: u32 = 5;
+
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
@@ -53,7 +56,8 @@ pub struct CriLog {
 }
 
 impl CriLog {
-    /// Makes `<dir>/<attempt>.log` at once, 0640, and the directory if need be. `max_size` 0 never rotates.
+    /// Makes `<dir>/<attempt>.log` at once, 0640, and the directory if need be; logs of attempts that are too long ago
+    /// go. `max_size` 0 never rotates.
     pub fn open(dir: &Path, attempt: u32, max_size: u64, max_files: u32) -> Self {
         let mut log = Self {
             path: dir.join(format!("{attempt}.log")),
@@ -71,6 +75,7 @@ impl CriLog {
         if let Err(error) = log.reopen() {
             note(format_args!("log {}: {error}; output is dropped until it can be opened", log.path.display()));
         }
+        prune(dir, attempt);
         log
     }
 
@@ -226,6 +231,17 @@ impl CriLog {
     }
 }
 
+/// Removes the logs of attempts before the last [`KEPT_ATTEMPTS`], rotated files too.
+fn prune(dir: &Path, attempt: u32) {
+    let Some(oldest) = (attempt + 1).checked_sub(KEPT_ATTEMPTS) else { return };
+    let number = |name: &str| name.split_once(".log")?.0.parse::<u32>().ok();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().and_then(number).is_some_and(|number| number < oldest) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +310,21 @@ mod tests {
         }
         assert_eq!(*seen.last().unwrap(), 99);
         assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
+    }
+
+    #[test]
+    fn attempts_of_long_ago_are_pruned_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.log", "1.log.2", "9.log", "10.log.1", "10.log", "x.log", "1.txt"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        CriLog::open(dir.path(), 14, 0, 1);
+        let mut left: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["1.txt", "10.log", "10.log.1", "14.log", "x.log"]);
     }
 
     #[test]

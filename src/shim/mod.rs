@@ -23,6 +23,7 @@ pub mod protocol;
 mod record;
 mod restart;
 mod runc;
+mod said;
 mod server;
 mod sink;
 mod spawn;

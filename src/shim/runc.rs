@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, WaitStatus};
 
+use super::said::Said;
 use super::spawn::spawn;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
@@ -99,14 +100,19 @@ pub fn created_pid(bundle: &Path) -> Option<Pid> {
     Pid::from_raw(fs::read_to_string(bundle.join(PID_FILE)).ok()?.trim().parse().ok()?)
 }
 
-/// Why an execution failed: the last error of its log, else what its status says.
-pub fn failure(bundle: &Path, verb: Verb, id: &str, status: WaitStatus) -> String {
-    let said = last_error(&tail(&bundle.join(LOG)));
-    let said = said.unwrap_or_else(|| match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("it exited with status {code} and said nothing; see {}", bundle.join(LOG).display()),
-        (None, signal) => format!("it was ended by signal {}", signal.unwrap_or_default()),
+/// Why an execution failed: the last error of its log, else how it ended and what it `said` on standard error.
+pub fn failure(bundle: &Path, verb: Verb, id: &str, status: WaitStatus, said: &Said) -> String {
+    let why = last_error(&tail(&bundle.join(LOG))).unwrap_or_else(|| {
+        let ended = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("it exited with status {code}"),
+            (None, signal) => format!("it was ended by signal {}", signal.unwrap_or_default()),
+        };
+        match said.text() {
+            Some(text) => format!("{ended} and said: {text}"),
+            None => format!("{ended} and said nothing"),
+        }
     });
-    format!("runtime {} of container {id}: {said}", verb.name())
+    format!("runtime {} of container {id}: {why}", verb.name())
 }
 
 fn tail(path: &Path) -> String {

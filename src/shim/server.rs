@@ -263,7 +263,7 @@ impl Server {
             "Delete" => {
                 let request: DeleteRequest = parse(payload)?;
                 let task = process(&mut self.tasks, &request.id, &request.exec_id)?;
-                task.delete(reply, self.cx.now)?;
+                task.delete(reply, &mut self.cx)?;
                 task.advance(&mut self.cx);
             }
             "Wait" => {
@@ -272,7 +272,7 @@ impl Server {
             }
             "Kill" => {
                 let request: KillRequest = parse(payload)?;
-                let answer = process(&mut self.tasks, &request.id, &request.exec_id)?.kill(&request)?;
+                let answer = process(&mut self.tasks, &request.id, &request.exec_id)?.kill(&request, &mut self.cx)?;
                 self.cx.answer(reply, Ok(answer));
             }
             "State" => {

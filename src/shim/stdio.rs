@@ -16,6 +16,7 @@ use super::input::Input;
 use super::log::{Channel, CriLog};
 use super::poll::Poll;
 use super::runc::Streams;
+use super::said::Said;
 use super::sink::Sink;
 
 /// Most that is drained from a pipe at an exit before the exit is announced: more than any pipe holds.
@@ -50,6 +51,8 @@ pub struct Streaming {
     attempts: Vec<Attempt>,
     sinks: [Option<Sink>; 2],
     input: Option<Input>,
+    /// While the runtime makes a container, what comes on standard error is the runtime's.
+    said: Option<Said>,
     /// No attempt follows: the sinks close when the last byte is through.
     last: bool,
 }
@@ -60,7 +63,7 @@ impl Streaming {
     /// Opens the host's ends.
     pub fn open(paths: &Paths) -> Result<Self, String> {
         let sinks = [Sink::open(&paths.stdout)?, Sink::open(&paths.stderr)?];
-        Ok(Self { attempts: Vec::new(), sinks, input: Input::open(&paths.stdin)?, last: false })
+        Ok(Self { attempts: Vec::new(), sinks, input: Input::open(&paths.stdin)?, said: None, last: false })
     }
 
     /// Makes the container's ends for one attempt. Without log and sinks, output goes nowhere without costing a pipe.
@@ -83,9 +86,15 @@ impl Streaming {
         if sources.iter().any(Option::is_some) {
             self.attempts.push(Attempt { log, sources });
         }
+        self.said = Some(Said::default());
         let [stdout, stderr] = ends;
         let stdin = self.input.as_mut().and_then(|input| input.connect(poll));
         Ok([stdin, stdout, stderr])
+    }
+
+    /// What was said on standard error since the attempt was made; from here on it is the container that speaks.
+    pub fn take_said(&mut self) -> Said {
+        self.said.take().unwrap_or_default()
     }
 
     /// Handles an event; false if the token belongs to somebody else.
@@ -126,6 +135,9 @@ impl Streaming {
                 let Poll { chunk, text, .. } = poll;
                 if let Some(log) = &mut attempt.log {
                     log.write(channel, chunk, Timestamp::now(), text);
+                }
+                if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err) {
+                    said.add(chunk);
                 }
                 if let Some(sink) = &mut self.sinks[index] {
                     let chunk = std::mem::take(&mut poll.chunk);

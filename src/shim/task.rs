@@ -20,6 +20,7 @@ use super::cgroup::Cgroup;
 use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
+use super::said::Said;
 use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
 use super::stdio::{Paths, Streaming};
@@ -29,12 +30,29 @@ use super::{args, mounts, record};
 /// How long a `Delete` waits for output that its reader has not taken yet.
 const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
+/// How long an execution that makes or starts a container may still take when the end of the container is wanted: ten
+/// times what a healthy one needs.
+const HURRY: Duration = Duration::from_millis(500);
+
 /// An execution of the runtime that has not ended.
 pub(super) struct Job {
     pub pid: Pid,
     pub verb: Verb,
     pub deadline: Instant,
+    /// Why it was, or will be at its deadline, ended by us.
+    pub cut: Cut,
     pub killed: bool,
+    /// What it says; of a `create`, [`Streaming`] keeps that.
+    pub said: Said,
+}
+
+/// Why an execution is not waited for any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// It took too long.
+    Patience,
+    /// Somebody wants the end of the container.
+    Unwanted,
 }
 
 /// A wish to end.
@@ -78,6 +96,8 @@ pub struct Task {
     pub(super) dirty: bool,
     /// Deleting by the gentle way went wrong before.
     pub(super) stubborn: bool,
+    /// A `create` was ended in the middle: what it had made may be anywhere.
+    pub(super) half_made: bool,
     pub(super) cgroup: Cgroup,
     /// After an exit: look for processes left in the group, next at, at most until.
     pub(super) remains: Option<(Instant, Instant)>,
@@ -214,6 +234,7 @@ impl Task {
             early: None,
             dirty: false,
             stubborn: false,
+            half_made: false,
             cgroup: Cgroup::default(),
             remains: None,
             history: History::default(),
@@ -233,7 +254,8 @@ impl Task {
 
     /// `Start`: answered when the container's program was executed.
     pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
-        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || self.stop.is_some() {
+        let ending = self.stop.is_some() || self.delete.is_some();
+        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || ending {
             return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
         }
         self.asker = Some(reply);
@@ -241,9 +263,13 @@ impl Task {
         Ok(())
     }
 
-    /// `Kill`.
-    pub fn kill(&mut self, request: &KillRequest) -> Answer {
+    /// `Kill`. Before there is a process, SIGKILL ends the runtime's `create`.
+    pub fn kill(&mut self, request: &KillRequest, cx: &mut Context) -> Answer {
         let signal = signal(request.signal)?;
+        if self.init.is_none() && self.is_creating() && signal == Signal::KILL {
+            self.hurry(Duration::ZERO, cx);
+            return Ok(Vec::new());
+        }
         let Some(init) = self.init else {
             return Err(Refusal::new(Code::NOT_FOUND, format!("task {}: its process already finished", self.id)));
         };
@@ -257,9 +283,8 @@ impl Task {
     }
 
     /// `Delete`: answered when nothing is left.
-    pub fn delete(&mut self, reply: ReplyTo, now: Instant) -> Result<(), Refusal> {
-        let starting =
-            self.fifo.is_some() || self.job.as_ref().is_some_and(|job| matches!(job.verb, Verb::Create | Verb::Start));
+    pub fn delete(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
+        let starting = self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
         if starting || (self.init.is_some() && self.started) {
             return Err(precondition(format!(
                 "task {} cannot be deleted: it is {}; stop it first",
@@ -270,8 +295,9 @@ impl Task {
         self.next_start = None;
         match &mut self.delete {
             Some(deletion) => deletion.replies.push(reply),
-            None => self.delete = Some(Deletion { replies: vec![reply], deadline: now + OUTPUT_GRACE }),
+            None => self.delete = Some(Deletion { replies: vec![reply], deadline: cx.now + OUTPUT_GRACE }),
         }
+        self.hurry(HURRY, cx);
         Ok(())
     }
 
@@ -299,6 +325,7 @@ impl Task {
                 self.transition(true, cx);
             }
         }
+        self.hurry(HURRY, cx);
         Ok(())
     }
 
@@ -338,7 +365,7 @@ impl Task {
         let status = match (self.init, self.started) {
             (Some(_), true) => Status::RUNNING,
             (Some(_), false) => Status::CREATED,
-            (None, _) if self.job.as_ref().is_some_and(|job| job.verb == Verb::Create) => Status::CREATED,
+            (None, _) if self.is_creating() => Status::CREATED,
             (None, _) => Status::STOPPED,
         };
         let exit = self.state.exit.as_ref().filter(|_| status == Status::STOPPED);

@@ -15,6 +15,7 @@ mod registry;
 mod wait;
 
 mod bad_files;
+mod broken_runtime;
 mod diff_apply;
 mod directory;
 mod entrypoint;

@@ -20,6 +20,7 @@ pub fn binary() -> PathBuf {
 /// A node with directories of its own.
 pub struct TestNode {
     dir: PathBuf,
+    state: PathBuf,
     daemon: Option<Child>,
     /// Whether what remains is an assertion of the test (`close`) or only swept away (a panic).
     closed: bool,
@@ -40,12 +41,20 @@ impl TestNode {
     /// A second node beside another of the same test.
     fn with(turn: Turn) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root; `make test` runs them so");
-        // Short, so that socket paths stay within the kernel's 108 bytes.
         let dir = tempfile::Builder::new().prefix("bp-").tempdir_in("/tmp").unwrap().keep();
-        let node = Self { dir, daemon: None, closed: false, _turn: turn };
+        let node = Self { state: dir.join("s"), dir, daemon: None, closed: false, _turn: turn };
         fs::create_dir(node.manifests()).unwrap();
         node.configure("");
         node
+    }
+
+    /// Moves `--state` to a path of more than 200 bytes: past what a socket's address holds, twice over.
+    pub fn with_long_state(mut self) -> Self {
+        self.state = self.dir.join("x".repeat(100)).join("y".repeat(100));
+        fs::create_dir_all(&self.state).unwrap();
+        // Where the search for leaks looks.
+        std::os::unix::fs::symlink(&self.state, self.dir.join("s")).unwrap();
+        self
     }
 
     /// The directory around it all; free for the test's own files.
@@ -60,7 +69,7 @@ impl TestNode {
 
     /// `--state`.
     pub fn state(&self) -> PathBuf {
-        self.dir.join("s")
+        self.state.clone()
     }
 
     /// `--manifests`.
@@ -120,12 +129,15 @@ impl TestNode {
             .spawn()
             .unwrap();
         self.daemon = Some(child);
-        let socket = self.state().join("bayplan.sock");
+        // By a path of any length: a socket's address holds 108 bytes.
+        let state = self.state();
         eventually("the daemon listens", 30, || {
             if let Some(status) = self.daemon.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("the daemon ended at once, {status}:\n{}", self.daemon_log());
             }
-            std::os::unix::net::UnixStream::connect(&socket).ok()
+            let directory = File::open(&state).ok()?;
+            let socket = format!("/proc/self/fd/{}/bayplan.sock", std::os::fd::AsRawFd::as_raw_fd(&directory));
+            std::os::unix::net::UnixStream::connect(socket).ok()
         });
     }
 

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use bayplan::shim::protocol::{Policy, Restart, TaskPhase};
 use containerd_shim_protos::ttrpc::proto::Code;
 
 use crate::bundle::{Bundle, until};
@@ -123,6 +124,96 @@ fn a_runtime_that_hangs_is_ended_with_what_it_started() {
     client.create(&bundle.request()).unwrap();
     client.start(&bundle.id).unwrap();
     assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 0);
+}
+
+/// A runtime whose `create` hangs: at once, or after runc has made the container.
+fn hanging_runtime(bundle: &Bundle, makes_it: bool) -> impl Fn() -> Option<u32> + use<> {
+    let pid_file = bundle.dir.path().join("hanging");
+    let make = if makes_it { "runc \"$@\" 2>/dev/null" } else { ":" };
+    let (file, hang) = (pid_file.display(), "sleep 1000 &");
+    // What is asked of it after the creation hangs too, and worse: the shim has to do without it.
+    fake_runtime(bundle, &format!("case \"$*\" in *\" create \"*) {make};; esac; {hang} echo $! > {file}; wait"));
+    bundle.supervise(|s| s.runtime = bundle.dir.path().join("fake-runtime"));
+    move || std::fs::read_to_string(&pid_file).unwrap_or_default().trim().parse::<u32>().ok()
+}
+
+#[test]
+fn a_hanging_creation_does_not_hold_up_a_stop_a_delete_or_a_kill() {
+    for (end, makes_it) in [("stop", false), ("stop", true), ("delete", false), ("delete", true), ("kill", true)] {
+        let bundle = Bundle::new("sleep 1000");
+        let hanging = hanging_runtime(&bundle, makes_it);
+        let mut creator = bundle.shim();
+        let request = containerd_shim_protos::protobuf::Message::write_to_bytes(&bundle.request()).unwrap();
+        creator.send(crate::client::TASK, "Create", request);
+        until("the runtime hangs", || hanging().is_some());
+        let first = hanging().unwrap();
+        let began = Instant::now();
+        let mut client = crate::client::Client::connect(&bundle.path);
+        match end {
+            "stop" => drop(client.stop(15, 60_000).unwrap()),
+            "delete" => drop(client.delete(&bundle.id).unwrap()),
+            _ => client.kill(&bundle.id, 9, false).unwrap(),
+        }
+        let (code, message) = creator.receive().unwrap_err();
+        // Half a second for the creation; where runc has made something, five more for its `delete`.
+        assert!(began.elapsed() < Duration::from_secs(8), "{end}: {:?}", began.elapsed());
+        assert!(code == Code::INTERNAL && message.contains("the end of the container was asked for"), "{message}");
+        assert!(!crate::bundle::alive(first), "{end}: what the runtime started lives");
+        bundle.assert_nothing_is_left();
+        creator.shutdown();
+        until("the shim ends", || bundle.shim_pid().is_none());
+    }
+}
+
+#[test]
+fn a_restart_whose_creation_hangs_is_stopped_at_once() {
+    let bundle = Bundle::new("exit 1");
+    // It must have runc's name to be used for the first attempt without a `start`.
+    let path = bundle.dir.path().join("bin/runc");
+    std::fs::create_dir(bundle.dir.path().join("bin")).unwrap();
+    let hang = bundle.dir.path().join("hang");
+    std::fs::write(
+        &path,
+        format!(
+            "#!/bin/sh\ntest -e {0} && {{ echo > {0}; sleep 1000; }}\nexec /usr/sbin/runc \"$@\"\n",
+            hang.display()
+        ),
+    )
+    .unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let restart = Restart { policy: Policy::Always, limit: None, initial_ms: 500, max_ms: 500 };
+    bundle.supervise(|s| (s.runtime, s.restart) = (path, restart));
+    let mut client = bundle.run();
+    std::fs::write(&hang, "").unwrap();
+    until("the restart hangs", || std::fs::read(&hang).unwrap() == b"\n");
+    let began = Instant::now();
+    let state = client.stop(15, 60_000).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(state.phase, TaskPhase::Stopped);
+    client.delete(&bundle.id).unwrap();
+    bundle.assert_nothing_is_left();
+}
+
+#[test]
+fn what_a_broken_runtime_says_on_standard_error_is_told_and_kept_short() {
+    let bundle = Bundle::new("true");
+    // More than a pipe holds, on both streams, before the reason.
+    let noise = "head -c 300000 /dev/zero | tr '\\0' n";
+    fake_runtime(&bundle, &format!("{noise}; {noise} >&2; (echo; echo 'libx.so.1: no such file') >&2; exit 127"));
+    bundle.supervise(|s| s.runtime = bundle.dir.path().join("fake-runtime"));
+    let (code, message) = bundle.shim().create(&bundle.request()).unwrap_err();
+    assert_eq!(code, Code::INTERNAL);
+    assert!(message.contains("exited with status 127 and said: n"), "{message}");
+    assert!(message.ends_with("n; libx.so.1: no such file"), "{message}");
+    assert!(message.len() < 5000, "{}", message.len());
+    // So it is for the executions that are not the container's own.
+    let bundle = Bundle::new("true");
+    fake_runtime(&bundle, "case \"$*\" in *\" start \"*) echo 'cannot start' >&2; exit 1;; esac; exec runc \"$@\"");
+    bundle.supervise(|s| s.runtime = bundle.dir.path().join("fake-runtime"));
+    let mut client = bundle.shim();
+    client.create(&bundle.request()).unwrap();
+    let (_, message) = client.start(&bundle.id).unwrap_err();
+    assert!(message.ends_with("exited with status 1 and said: cannot start"), "{message}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bayplan::shim::protocol::{Policy, Restart, TaskPhase};
 
-use crate::bundle::{Bundle, alive, kill9, until};
+use crate::bundle::{Bundle, alive, kill9, status, until};
 use crate::client::Client;
 
 #[test]
@@ -148,4 +148,45 @@ fn the_daemons_end_is_not_noticed() {
     let after = client.watch(0).unwrap();
     assert_eq!(after, before);
     assert!(alive(after.pid.unwrap()));
+}
+
+#[test]
+fn three_hundred_crashes_cost_no_descriptor_no_log_and_no_count() {
+    const RESTARTS: u32 = 300;
+    let bundle = Bundle::new("echo attempt; exit 3");
+    bundle.supervise(|s| {
+        s.restart = Restart { policy: Policy::OnFailure, limit: Some(RESTARTS), initial_ms: 1, max_ms: 1 };
+        s.first_attempt = 1;
+    });
+    let mut client = bundle.run();
+    client.watch_until(|state| state.restarts >= 20);
+    let shim = bundle.shim_pid().unwrap();
+    let descriptors = || std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
+    let memory = || status(shim, "VmRSS").trim_end_matches(" kB").parse::<u64>().unwrap();
+    // In the middle of an attempt there are pipes and a log: the most that is seen counts.
+    let most = |client: &mut Client, until: u32| {
+        let mut most = 0;
+        client.watch_until(|state| {
+            most = most.max(descriptors());
+            state.restarts >= until
+        });
+        most
+    };
+    let early = most(&mut client, 40);
+    let before = memory();
+    let late = most(&mut client, 280);
+    assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 3);
+    assert!(late <= early + 2, "descriptors: {early} in the first attempts, {late} in the last");
+    assert!(memory() <= before + 256, "from {before} to {} kB", memory());
+    let state = bundle.state().unwrap();
+    assert_eq!((state.phase, state.restarts, state.attempt), (TaskPhase::Exited, RESTARTS, RESTARTS + 1));
+    let mut logs: Vec<u32> = std::fs::read_dir(bundle.dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().trim_end_matches(".log").parse().unwrap())
+        .collect();
+    logs.sort_unstable();
+    assert_eq!(logs, [297, 298, 299, 300, 301], "the newest attempts' logs");
+    assert_eq!(bundle.lines("301.log"), ["attempt"]);
+    client.delete(&bundle.id).unwrap();
+    bundle.assert_nothing_is_left();
 }
