@@ -102,7 +102,7 @@ impl Node {
                 }
             }
         };
-        match super::by_hand::deadline(timeout_ms) {
+        match deadline(timeout_ms) {
             None => wait.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), wait).await.unwrap_or_else(|_| {
                 let now = self.describe_phase(&key);
@@ -323,4 +323,9 @@ async fn runtime_version(path: &Path) -> Option<String> {
     command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(std::time::Duration::from_secs(5), command.output()).await.ok()?.ok()?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+/// When a wait is over that may take so long.
+fn deadline(timeout_ms: Option<u64>) -> Option<std::time::Instant> {
+    timeout_ms.map(|millis| std::time::Instant::now() + std::time::Duration::from_millis(millis))
 }
