@@ -8,19 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Listener, Service};
-use crate::config::{Config, Overrides};
+use crate::config::Config;
 use crate::error::{Class, Fault, Result};
 
 use super::follow::{Follow, Snapshot};
+use super::reload::{self, Reload};
 use super::{Node, NodeService, looping};
-
-/// Where the daemon's configuration comes from, to read it again at SIGHUP.
-pub struct Reload {
-    /// The file given by flag.
-    pub file: Option<std::path::PathBuf>,
-    /// Flags over it.
-    pub overrides: Overrides,
-}
 
 /// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration and the directory again.
 pub async fn run(config: Config, reload: Reload) -> Result<()> {
@@ -30,7 +23,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(runtime)?;
     protect_from_oom();
     let node = Node::open(config, true).await?;
-    let config = node.engine.config().clone();
+    let config = node.engine.config();
     for warning in node.warnings() {
         tracing::warn!("{warning}");
     }
@@ -62,6 +55,9 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
                         }
                     }
                     asked = looks.recv() => {
+                        // A reload asks too.
+                        let controller = &node.engine.config().controller;
+                        follow.configure(controller.debounce.duration(), controller.poll.duration());
                         follow.look_soon();
                         waiting.extend(asked);
                     }
@@ -82,7 +78,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
-                read_again(&node, &config, &reload).await;
+                reload::read_again(&node, &reload).await;
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }
         }
@@ -103,25 +99,6 @@ async fn take(node: &Arc<Node>, snapshot: Snapshot) {
     let taken = node.source.lock().await.take(node, &snapshot.scan, snapshot.quiet, true);
     if let Err(fault) = taken {
         tracing::error!(%fault, "the manifest directory could not be taken over");
-    }
-    node.wake.notify_one();
-}
-
-async fn read_again(node: &Arc<Node>, running: &Config, reload: &Reload) {
-    match Config::load(reload.file.as_deref(), &reload.overrides) {
-        Ok(new) => {
-            let changes = running.changes(&new);
-            for key in changes.live.iter().chain(&changes.restart) {
-                tracing::warn!(
-                    key,
-                    "changed in the configuration; in force after a restart, which disturbs no container"
-                );
-            }
-        }
-        Err(fault) => tracing::error!(%fault, "the configuration is not taken; the one before stays in force"),
-    }
-    if let Err(fault) = node.look(true).await {
-        tracing::error!(%fault, "the manifest directory could not be read");
     }
     node.wake.notify_one();
 }

@@ -83,10 +83,11 @@ impl Follow {
         self.debounce.event(&Hint { path: PathBuf::new(), kind: Kind::Poll }, Instant::now());
     }
 
-    /// Takes another debounce window into use.
-    pub fn set_debounce(&mut self, window: Duration) {
+    /// Takes another debounce window and another time between polls into use.
+    pub fn configure(&mut self, window: Duration, poll: Duration) {
         self.debounce.set_window(window);
         self.window = window;
+        self.watch.set_poll(poll);
     }
 
     /// Forgets what was read: the next snapshot has every text again. To be called when a snapshot could

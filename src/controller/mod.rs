@@ -3,7 +3,8 @@
 //! The directory source is four small machines in a row, each pure but for its one edge:
 //! [`watch`] (kernel → hints), [`debounce`] (hints → when to look), [`scan`] (tree → snapshot) and
 //! [`directory`] (snapshots → desired resources, problems, held removals). [`follow`] joins the first
-//! three. [`queue`] decides what runs when, by [`backoff`].
+//! three. [`queue`] decides what runs when, by [`backoff`],
+//! and [`pace`] how often is planned.
 
 pub mod backoff;
 mod by_hand;
@@ -17,14 +18,17 @@ mod local;
 mod logs;
 mod looping;
 mod node;
+pub mod pace;
 pub mod queue;
 mod reconcile;
+mod reload;
 pub mod scan;
 mod service;
 mod status;
 pub mod watch;
 
-pub use daemon::{Reload, run as run_daemon};
+pub use daemon::run as run_daemon;
 pub use node::Node;
 pub use reconcile::Scope;
+pub use reload::{Reload, SetLogLevel};
 pub use service::NodeService;

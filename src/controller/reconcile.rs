@@ -20,6 +20,7 @@ use crate::oci::Reference;
 use crate::plan::{Action, Desired, Plan, Severity, Step, Target};
 
 use super::Node;
+use super::pace::Pace;
 
 /// Which part of a plan somebody cares for.
 #[derive(Debug, Clone)]
@@ -145,13 +146,23 @@ impl Node {
         self.claims().under_way.get(key).cloned()
     }
 
-    /// Carries out a claimed step, and remembers how it went.
-    pub(super) async fn carry_out(self: Arc<Self>, step: Step, claim: Claim, progress: Option<Progress>) -> Outcome {
-        let pulls = match &step.target {
-            Some(Target::Pull { reference, .. }) => Some(self.pulls(reference.host())),
-            _ => None,
+    /// Carries out a claimed step, and remembers how it went. With `planned_for`, a step that had to wait for a
+    /// free place while something else came to be desired is given up: the next plan says what is wanted now.
+    pub(super) async fn carry_out(
+        self: Arc<Self>,
+        step: Step,
+        claim: Claim,
+        progress: Option<Progress>,
+        planned_for: Option<Arc<Desired>>,
+    ) -> Outcome {
+        let places = match &step.target {
+            Some(Target::Pull { reference, .. }) => self.pulls(reference.host()),
+            _ => self.workers(),
         };
-        let _permit = pulls.as_deref().unwrap_or(&self.workers).acquire().await;
+        let _permit = places.acquire().await;
+        if planned_for.is_some_and(|desired| !Arc::ptr_eq(&desired, &self.desired())) {
+            return Outcome { step, result: Ok(()), millis: 0 };
+        }
         let started = Instant::now();
         let result = self.engine.execute(&step, progress).await;
         self.remember(&step, result.as_ref().err());
@@ -172,6 +183,7 @@ impl Node {
         let mut failed: HashMap<ResourceKey, Fault> = HashMap::new();
         let mut tried: HashSet<ResourceKey> = HashSet::new();
         let mut running: JoinSet<Outcome> = JoinSet::new();
+        let mut pace = Pace::default();
         // Registries are asked outside the planning lock; under it, only what they answered is looked at.
         self.ask_for(&self.desired(), scope, freshness).await;
         loop {
@@ -179,8 +191,10 @@ impl Node {
             let mut again = false;
             {
                 let _planning = self.planning.lock().await;
+                let began = Instant::now();
                 let stale = self.claims_now();
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
+                pace.planned(began, Instant::now());
                 report.order(&plan);
                 report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key)).await;
                 // What somebody else has under way, in the plan still or not, is waited for.
@@ -207,7 +221,8 @@ impl Node {
                     }
                     if let Some(claim) = self.claim(&step.key) {
                         tried.insert(step.key.clone());
-                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone()));
+                        report.started(step).await;
+                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone(), None));
                     }
                 }
                 for problem in plan.problems {
@@ -222,7 +237,8 @@ impl Node {
                 let _ = other.wait_for(|done| *done).await;
                 continue;
             }
-            if let Some(ended) = running.join_next().await {
+            let mut next = running.join_next().await;
+            while let Some(ended) = next {
                 match ended {
                     Ok(outcome) => {
                         if let Err(fault) = &outcome.result {
@@ -232,6 +248,11 @@ impl Node {
                     }
                     Err(error) => return Err(Fault::new(Class::Bug, format!("a step ended badly: {error}"))),
                 }
+                next = match pace.pause(Instant::now()) {
+                    // What ends meanwhile is told at once, and planned for together.
+                    Some(at) => tokio::time::timeout_at(at.into(), running.join_next()).await.unwrap_or(None),
+                    None => running.try_join_next(),
+                };
             }
         }
         report.finish().await;
@@ -334,6 +355,10 @@ impl Report {
         for step in done {
             self.ended(Outcome { step, result: Ok(()), millis: 0 }).await;
         }
+    }
+
+    async fn started(&self, step: &Step) {
+        self.tell(ApplyEvent::Started { step: step.clone() }).await;
     }
 
     async fn tell(&self, event: ApplyEvent) {

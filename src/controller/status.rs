@@ -234,7 +234,7 @@ impl Node {
         Ok(inspection)
     }
 
-    /// What this machine cannot do, each a sentence.
+    /// What this machine cannot do and what of the configuration is not in force, each a sentence.
     pub(super) fn warnings(&self) -> Vec<String> {
         let host = self.engine.host();
         let mut warnings = Vec::new();
@@ -244,6 +244,7 @@ impl Node {
                     .into(),
             );
         }
+        warnings.extend(self.reloaded().warnings());
         warnings
     }
 

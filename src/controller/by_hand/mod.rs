@@ -27,7 +27,7 @@ impl Node {
     /// Carries out one step that a person asked for.
     async fn take(self: &Arc<Self>, step: Step) -> Result<()> {
         let claim = self.claim_when_free(&step.key).await;
-        Arc::clone(self).carry_out(step, claim, None).await.result
+        Arc::clone(self).carry_out(step, claim, None, None).await.result
     }
 
     fn created(&self, id: &ContainerKey) -> Result<Created> {
