@@ -13,6 +13,7 @@ pub mod debounce;
 mod declare;
 pub mod directory;
 pub mod follow;
+mod health;
 mod listing;
 mod local;
 mod logs;

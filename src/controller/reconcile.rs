@@ -196,7 +196,7 @@ impl Node {
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
                 pace.planned(began, Instant::now());
                 report.order(&plan);
-                report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key)).await;
+                report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key));
                 // What somebody else has under way, in the plan still or not, is waited for.
                 let under_way = report.order.iter().filter(|step| !report.has(&step.key) && !tried.contains(&step.key));
                 others.extend(under_way.filter_map(|step| stale.get(&step.key).cloned()));
@@ -212,7 +212,7 @@ impl Node {
                         let fault = Fault::new(Class::No, format!("{} was not tried: {need} failed", step.key));
                         self.remember(step, Some(&fault));
                         failed.insert(step.key.clone(), fault.clone());
-                        report.ended(Outcome { step: step.clone(), result: Err(fault), millis: 0 }).await;
+                        report.ended(Outcome { step: step.clone(), result: Err(fault), millis: 0 });
                         again = true;
                         continue;
                     }
@@ -221,14 +221,15 @@ impl Node {
                     }
                     if let Some(claim) = self.claim(&step.key) {
                         tried.insert(step.key.clone());
-                        report.started(step).await;
+                        report.tell(ApplyEvent::Started { step: step.clone() });
                         running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone(), None));
                     }
                 }
                 for problem in plan.problems {
-                    report.problem(problem).await;
+                    report.problem(problem);
                 }
             }
+            report.send().await;
             if again {
                 continue;
             }
@@ -244,7 +245,8 @@ impl Node {
                         if let Err(fault) = &outcome.result {
                             failed.insert(outcome.step.key.clone(), fault.clone());
                         }
-                        report.ended(outcome).await;
+                        report.ended(outcome);
+                        report.send().await;
                     }
                     Err(error) => return Err(Fault::new(Class::Bug, format!("a step ended badly: {error}"))),
                 }
@@ -255,7 +257,8 @@ impl Node {
                 };
             }
         }
-        report.finish().await;
+        report.finish();
+        report.send().await;
         Ok(report.counts)
     }
 
@@ -316,6 +319,7 @@ struct Report {
     next: usize,
     ended: HashMap<ResourceKey, ApplyEvent>,
     told: HashSet<ResourceKey>,
+    outbox: Vec<ApplyEvent>,
     problems: BTreeSet<(ResourceKey, String)>,
     counts: Counts,
 }
@@ -328,6 +332,7 @@ impl Report {
             next: 0,
             ended: HashMap::new(),
             told: HashSet::new(),
+            outbox: Vec::new(),
             problems: BTreeSet::new(),
             counts: Counts::default(),
         }
@@ -344,7 +349,7 @@ impl Report {
     }
 
     /// Steps of ours that are gone from the plan without having been tried here: somebody else did them.
-    async fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
+    fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
         let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
         let done: Vec<Step> = self
             .order
@@ -353,22 +358,26 @@ impl Report {
             .cloned()
             .collect();
         for step in done {
-            self.ended(Outcome { step, result: Ok(()), millis: 0 }).await;
+            self.ended(Outcome { step, result: Ok(()), millis: 0 });
         }
     }
 
-    async fn started(&self, step: &Step) {
-        self.tell(ApplyEvent::Started { step: step.clone() }).await;
+    fn tell(&mut self, event: ApplyEvent) {
+        if self.events.is_some() {
+            self.outbox.push(event);
+        }
     }
 
-    async fn tell(&self, event: ApplyEvent) {
-        if let Some(events) = &self.events {
+    /// Sends what is to be told. Never under the planning lock: a reader that pauses holds up its own report only.
+    async fn send(&mut self) {
+        let Some(events) = &self.events else { return };
+        for event in self.outbox.drain(..) {
             // Nobody listening stops nothing that was begun.
             let _ = events.send(Ok(event)).await;
         }
     }
 
-    async fn ended(&mut self, outcome: Outcome) {
+    fn ended(&mut self, outcome: Outcome) {
         let Outcome { step, result, millis } = outcome;
         self.counts.touched.insert(step.key.clone());
         let key = step.key.clone();
@@ -388,11 +397,11 @@ impl Report {
             let Some(event) = self.ended.remove(&step.key) else { break };
             self.told.insert(step.key.clone());
             self.next += 1;
-            self.tell(event).await;
+            self.tell(event);
         }
     }
 
-    async fn problem(&mut self, problem: crate::plan::Problem) {
+    fn problem(&mut self, problem: crate::plan::Problem) {
         if self.problems.insert((problem.key.clone(), problem.message.clone())) {
             self.counts.touched.insert(problem.key.clone());
             if problem.severity == Severity::Error {
@@ -404,16 +413,16 @@ impl Report {
                     fault
                 });
             }
-            self.tell(ApplyEvent::Problem { problem }).await;
+            self.tell(ApplyEvent::Problem { problem });
         }
     }
 
     /// Steps that somebody else did in the meantime have no outcome of their own; the rest is told now.
-    async fn finish(&mut self) {
+    fn finish(&mut self) {
         let untried: Vec<Step> = self.order.iter().filter(|step| !self.has(&step.key)).cloned().collect();
         for step in untried {
             let fault = Fault::new(Class::No, format!("{} was not tried: what it needs is not there yet", step.key));
-            self.ended(Outcome { step, result: Err(fault), millis: 0 }).await;
+            self.ended(Outcome { step, result: Err(fault), millis: 0 });
         }
     }
 }

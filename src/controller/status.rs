@@ -14,6 +14,7 @@ use crate::shim::protocol::TaskPhase;
 use crate::store;
 
 use super::Node;
+use super::health::Supervised;
 use super::reconcile::Scope;
 
 impl Node {
@@ -42,13 +43,24 @@ impl Node {
         let mut all = vec![directory];
         all.extend(sources.into_values());
         let mut phases: BTreeMap<Phase, u64> = BTreeMap::new();
-        for item in self.list(&Query { kinds: vec![Kind::Container], namespace: None, name: None })? {
-            if let Some(status) = item.container() {
-                *phases.entry(status.phase).or_default() += 1;
-            }
-        }
         let now = jiff::Timestamp::now();
         let mut not_converged: Vec<NotConverged> = Vec::new();
+        let mut notes = Vec::new();
+        for item in self.list(&Query { kinds: vec![Kind::Container], namespace: None, name: None })? {
+            let Some(status) = item.container() else { continue };
+            *phases.entry(status.phase).or_default() += 1;
+            let key = item.key();
+            // What a step is about to change is told below.
+            if plan.step(&key).is_none() && !self.is_claimed(&key) {
+                let id = (key.namespace.clone(), key.name.clone());
+                match self.supervision(&id) {
+                    Supervised::Well => {}
+                    Supervised::Ill(ill) => not_converged.push(ill),
+                    Supervised::Down(why) => notes.push(format!("{key} {why}")),
+                }
+            }
+        }
+        let ill = !not_converged.is_empty();
         for step in &plan.steps {
             let failure = self.failure(&step.key);
             let waiting = step.needs.iter().find(|need| plan.step(need).is_some());
@@ -77,7 +89,7 @@ impl Node {
         }
         let references = self.engine.memory().read().references.len() as u64;
         Ok(StatusReport {
-            converged: plan.is_converged() && !held && !broken,
+            converged: plan.is_converged() && !held && !broken && !ill,
             daemon: self.is_daemon,
             sources: all,
             phases,
@@ -85,6 +97,7 @@ impl Node {
             not_converged,
             pending: plan.steps,
             problems: plan.problems,
+            notes,
             warnings: self.warnings(),
         })
     }
@@ -115,7 +128,10 @@ impl Node {
         }
     }
 
-    fn describe_phase(&self, key: &ResourceKey) -> String {
+    pub(super) fn describe_phase(&self, key: &ResourceKey) -> String {
+        if let Some(failure) = self.failure(key) {
+            return format!("not as declared: {}", failure.fault.message);
+        }
         match self.engine.task(&(key.namespace.clone(), key.name.clone())) {
             Some(state) => format!("{:?}", state.phase),
             None if self.is_on_node(key) => "there, without a task".into(),

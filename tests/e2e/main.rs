@@ -14,13 +14,18 @@ mod node;
 mod registry;
 mod wait;
 
+mod apply;
 mod bad_files;
 mod diff_apply;
 mod directory;
+mod disk_full;
 mod entrypoint;
 mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
 mod reboot;
+mod reload;
 mod restart;
+mod status;
+mod together;

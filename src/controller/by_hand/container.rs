@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{CreateRequest, Created, RemoveContainerRequest, RemovedContainer, StartRequest, Stdio, StopRequest};
-use crate::engine::{Freshness, Making, StartOptions, TaskStdio};
+use crate::api::{
+    CreateRequest, Created, KillRequest, RemoveContainerRequest, RemovedContainer, StartRequest, Stdio, StopRequest,
+};
+use crate::engine::{ContainerKey, Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, Metadata, Resource, ResourceKey, Spec};
 use crate::plan::{Action, Source, Step};
@@ -61,7 +63,7 @@ impl Node {
     }
 
     /// Until a container of this name that has ended and removes itself is gone, so that its name is free.
-    async fn wait_for_departure(&self, id: &crate::engine::ContainerKey) {
+    async fn wait_for_departure(&self, id: &ContainerKey) {
         let mut changes = self.engine.changes();
         let gone = async {
             loop {
@@ -112,8 +114,22 @@ impl Node {
     pub(in crate::controller) async fn stop_by_hand(self: &Arc<Self>, request: StopRequest) -> Result<()> {
         let id = (request.namespace, request.name);
         let key = ResourceKey::new(Kind::Container, &id.0, &id.1);
+        // First the claim: a container that is being made is there when that has ended.
         let _claim = self.claim_when_free(&key).await;
+        self.known(&id)?;
         self.engine.stop_by_hand(&id, request.grace_ms.map(Duration::from_millis)).await
+    }
+
+    pub(in crate::controller) async fn kill_by_hand(self: &Arc<Self>, request: KillRequest) -> Result<()> {
+        let id = (request.namespace, request.name);
+        self.known(&id)?;
+        self.engine.kill(&id, request.signal, request.all).await
+    }
+
+    /// Refused with what may have been meant when there is no such container.
+    fn known(&self, id: &ContainerKey) -> Result<()> {
+        let there = self.engine.memory().read().containers.contains_key(id);
+        if there { Ok(()) } else { Err(self.no_container(id)) }
     }
 
     pub(in crate::controller) async fn remove_by_hand(

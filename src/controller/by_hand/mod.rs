@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::api::Created;
 use crate::engine::ContainerKey;
 use crate::error::{Class, Fault, Result};
-use crate::manifest::{ImageSpec, Metadata, PullPolicy, Resource, ResourceKey, Spec};
+use crate::manifest::{ImageSpec, Kind, Metadata, PullPolicy, Resource, ResourceKey, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Action, Source, Step};
 use crate::store::DeclaredRecord;
@@ -57,6 +57,9 @@ impl Node {
             .collect();
         let fault = Fault::new(Class::NotFound, format!("container {}/{} is not there", id.0, id.1));
         match elsewhere.first() {
+            _ if self.declared(&ResourceKey::new(Kind::Container, &id.0, &id.1)).is_some() => {
+                fault.help("it is declared, and not made yet: `bayplan status` says what it waits for")
+            }
             Some(namespace) => fault.help(format!("namespace {namespace} has one: -n {namespace}")),
             None => fault.help(format!("bayplan -n {} get containers lists what is", id.0)),
         }
