@@ -142,6 +142,13 @@ impl Node {
         *shown = view;
     }
 
+    /// Says what is wrong with the directory until it is shown anew.
+    pub(super) fn complain(&self, diagnostic: crate::manifest::Diagnostic) {
+        let mut shown = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        shown.status.problems.retain(|known| known.place != diagnostic.place);
+        shown.status.problems.push(diagnostic);
+    }
+
     pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -60,7 +60,6 @@ impl Node {
                 }
             }
         }
-        let ill = !not_converged.is_empty();
         for step in &plan.steps {
             let failure = self.failure(&step.key);
             let waiting = step.needs.iter().find(|need| plan.step(need).is_some());
@@ -78,6 +77,11 @@ impl Node {
                 next_try: failure.and_then(|failure| failure.next_try),
             });
         }
+        // What began for an earlier wish and is not over.
+        for key in self.claims_now().into_keys().filter(|key| plan.step(key).is_none()) {
+            let message = "what was begun is not over yet".to_owned();
+            not_converged.push(NotConverged { key, since: now, reason: "Working".into(), message, next_try: None });
+        }
         for problem in plan.problems.iter().filter(|problem| problem.severity == Severity::Error) {
             not_converged.push(NotConverged {
                 key: problem.key.clone(),
@@ -89,7 +93,7 @@ impl Node {
         }
         let references = self.engine.memory().read().references.len() as u64;
         Ok(StatusReport {
-            converged: plan.is_converged() && !held && !broken && !ill,
+            converged: plan.is_converged() && not_converged.is_empty() && !held && !broken,
             daemon: self.is_daemon,
             sources: all,
             phases,
