@@ -90,14 +90,6 @@ impl Follow {
         self.watch.set_poll(poll);
     }
 
-    /// Forgets what was read: the next snapshot has every text again. To be called when a snapshot could
-    /// not be given to the directory source.
-    pub fn forget(&mut self) {
-        if let Some(scanner) = &mut self.scanner {
-            scanner.forget();
-        }
-    }
-
     /// Why the directory is polled; `None` while the kernel notifies.
     pub fn polling(&self) -> Option<String> {
         self.watch.polling()

@@ -5,6 +5,11 @@
 //! [`directory`] (snapshots → desired resources, problems, held removals). [`follow`] joins the first
 //! three. [`queue`] decides what runs when, by [`backoff`],
 //! and [`pace`] how often is planned.
+//!
+//! Desired and observed become steps ([`crate::plan`]), and those are carried out by [`crate::engine`], whoever asks.
+//! Uses `engine`, `plan`, `manifest`, `config`, records of `store`, `shim::protocol`, types of `image`, and of
+//! `runtime` only where `version` looks for the binary (`runtime::host`); implements `api::Service`. Knows nothing of
+//! the command line, of snapshots and of networks.
 
 pub mod backoff;
 mod by_hand;
