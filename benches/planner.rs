@@ -1,4 +1,5 @@
 //! How long planning takes on a node of 1,000 containers: nothing changed, one thing changed, everything new.
+//! And how much planning it takes to bring about 1,000 new containers, step by step, with the daemon's pace.
 //! Prints rows of the table in docs/SPECIFICATION.md. `cargo bench --bench planner`
 
 // A failed unwrap ends the benchmark, and that is the report.
@@ -6,10 +7,11 @@
 
 use std::time::{Duration, Instant};
 
+use bayplan::controller::pace::Pace;
 use bayplan::manifest::{ContainerSpec, ImageSpec, Metadata, Resource, Spec};
 use bayplan::oci::{Digest, Reference};
 use bayplan::plan::simulation::Node;
-use bayplan::plan::{Declared, Desired, Source, plan};
+use bayplan::plan::{Declared, Desired, Plan, Source, plan};
 
 const CONTAINERS: usize = 1000;
 const NAMESPACES: usize = 10;
@@ -69,8 +71,53 @@ fn row(what: &str, took: Duration, target: &str) {
     println!("| {what} | {:.2} ms | {target} |", took.as_secs_f64() * 1000.0);
 }
 
+/// Brings everything about as the daemon's loop does: [`PLACES`] steps at a time of [`STEP`] each, as many more begun
+/// that wait for a place, a plan after every end as far as `paced` allows. Steps take simulated time, plans their
+/// own. Gives the number of plans, and the time that they took.
+fn bring_about(mut node: Node, desired: &Desired, paced: bool) -> (u32, Duration) {
+    const PLACES: usize = 4;
+    const STEP: Duration = Duration::from_millis(60);
+    let start = Instant::now();
+    let (mut now, mut pace, mut plans, mut planning) = (start, Pace::default(), 0, Duration::ZERO);
+    let mut free = [start; PLACES];
+    let mut under_way = Vec::new();
+    loop {
+        let ended;
+        (ended, under_way) = under_way.into_iter().partition(|(at, _)| *at <= now);
+        for (_, step) in ended {
+            assert!(node.execute(&Plan { steps: vec![step], problems: Vec::new() }).failed.is_empty());
+        }
+        let began = Instant::now();
+        let plan = node.plan(desired);
+        let took = began.elapsed();
+        (plans, planning) = (plans + 1, planning + took);
+        if paced {
+            pace.planned(now, now + took);
+        }
+        now += took;
+        if plan.is_converged() {
+            return (plans, planning);
+        }
+        for step in &plan.steps {
+            let is_ready = step.needs.iter().all(|need| plan.step(need).is_none());
+            if under_way.len() < 2 * PLACES && is_ready && under_way.iter().all(|(_, own)| own.key != step.key) {
+                free.sort();
+                free[0] = free[0].max(now) + STEP;
+                under_way.push((free[0], step.clone()));
+            }
+        }
+        let next = under_way.iter().map(|(at, _)| *at).min().unwrap();
+        now = now.max(next);
+        now = pace.pause(now).unwrap_or(now);
+    }
+}
+
 fn main() {
     let (mut node, desired) = node();
+    for (what, paced) in [("planned after every end", false), ("paced", true)] {
+        let (plans, planning) = bring_about(node.clone(), &desired, paced);
+        println!("1,000 new containers, {what}: {plans} plans, {} ms in all", planning.as_millis());
+    }
     let observed = node.observe(&desired);
     let first = plan(&desired, &observed);
     assert!(first.problems.is_empty() && first.steps.len() >= CONTAINERS, "{} steps", first.steps.len());

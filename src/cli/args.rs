@@ -54,6 +54,12 @@ pub struct Global {
 }
 
 impl Global {
+    /// The daemon's socket, where flags alone say it.
+    pub fn address(&self) -> Option<PathBuf> {
+        let of_state = || Some(self.state.as_ref()?.join("bayplan.sock"));
+        self.address.clone().or_else(of_state)
+    }
+
     /// The namespace asked for.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")

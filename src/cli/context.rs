@@ -58,8 +58,22 @@ impl Context {
     /// Looks whether a daemon answers. Needs no runtime.
     pub fn find_daemon(&mut self) -> Result<bool> {
         if self.node.is_none() {
-            let address = self.config()?.address();
+            let (address, broken) = match self.config() {
+                Ok(config) => (config.address(), None),
+                // A daemon has a configuration that was good; what flags say about where it is needs no file.
+                Err(fault) => (self.global.address().ok_or_else(|| fault.clone())?, Some(fault)),
+            };
             self.node = Client::connect(&address)?.map(Arc::new);
+            match broken {
+                Some(fault) if self.node.is_none() => return Err(fault),
+                Some(fault) => {
+                    let place = fault.place.map(|place| format!(" ({place})")).unwrap_or_default();
+                    let message = format!("the configuration cannot be used: {}{place}", fault.message);
+                    let text = super::render::diagnostic::warning(&message, self.ui.colour_err);
+                    self.ui.message(&text);
+                }
+                None => {}
+            }
         }
         Ok(self.node.is_some())
     }

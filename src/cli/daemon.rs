@@ -13,7 +13,7 @@ pub struct Args {}
 /// Runs it.
 pub async fn run(_: Args, context: &mut Context) -> Result<u8> {
     let config = context.config()?.clone();
-    log::to_stderr(&config.log);
-    node::daemon(config, &context.global).await?;
+    let set_log_level = log::to_stderr(&config.log);
+    node::daemon(config, &context.global, set_log_level).await?;
     Ok(0)
 }

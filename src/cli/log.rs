@@ -2,23 +2,40 @@
 
 use std::io::IsTerminal as _;
 
-use crate::config::{Log, LogFormat, LogLevel};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, reload};
 
-/// From here on what is traced is written to standard error; systemd adds the time itself.
-pub(super) fn to_stderr(log: &Log) {
-    let level = match log.level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    };
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::controller::SetLogLevel;
+
+/// From here on what is traced is written to standard error; systemd adds the time itself. What is returned sets
+/// another level.
+pub(super) fn to_stderr(log: &Log) -> SetLogLevel {
+    let (level, handle) = reload::Layer::new(filter(log.level));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colour);
-    // Only a second subscriber fails, and there is none before this.
-    let _ = match (log.format, std::env::var_os("JOURNAL_STREAM")) {
-        (LogFormat::Json, _) => lines.json().try_init(),
-        (LogFormat::Text, Some(_)) => lines.without_time().with_target(false).try_init(),
-        (LogFormat::Text, None) => lines.with_target(false).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let lines = match (log.format, std::env::var_os("JOURNAL_STREAM")) {
+        (LogFormat::Json, _) => lines.json().boxed(),
+        (LogFormat::Text, Some(_)) => lines.without_time().with_target(false).boxed(),
+        (LogFormat::Text, None) => lines.with_target(false).boxed(),
     };
+    // Only a second subscriber fails, and there is none before this.
+    let _ = tracing_subscriber::registry().with(level).with(lines).try_init();
+    Box::new(move |level| {
+        // It fails only when the subscriber is gone, which nothing takes away.
+        let _ = handle.reload(filter(level));
+    })
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }

@@ -119,7 +119,7 @@ fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 /// Runs the verb on a runtime that fits: one thread to speak with a daemon, several to be the node.
 fn start(command: Command, context: &mut Context) -> Result<u8> {
     if context.global.log_level.is_some() && !matches!(command, Command::Daemon(_)) {
-        log::to_stderr(&context.config()?.log);
+        drop(log::to_stderr(&context.config()?.log));
     }
     let several = match &command {
         Command::Daemon(_) => true,

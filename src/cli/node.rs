@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::args::Global;
 use crate::api::Service;
 use crate::config::Config;
-use crate::controller::{Node, NodeService, Reload, run_daemon};
+use crate::controller::{Node, NodeService, Reload, SetLogLevel, run_daemon};
 use crate::error::{Class, Fault, Result};
 
 /// The configuration in force: files, and flags over them.
@@ -20,8 +20,8 @@ pub(super) async fn open(config: Config) -> Result<Arc<dyn Service>> {
 }
 
 /// Runs the controller until it is asked to end.
-pub(super) async fn daemon(config: Config, global: &Global) -> Result<()> {
-    run_daemon(config, Reload { file: global.config.clone(), overrides: global.overrides() }).await
+pub(super) async fn daemon(config: Config, global: &Global, set_log_level: SetLogLevel) -> Result<()> {
+    run_daemon(config, Reload { file: global.config.clone(), overrides: global.overrides(), set_log_level }).await
 }
 
 /// The JSON Schema of manifests.

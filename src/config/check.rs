@@ -122,12 +122,6 @@ impl Config {
             "backoff_initial must be above zero and no longer than backoff_max",
         );
         refuse(
-            "gc.interval",
-            self.gc.interval.duration().as_secs() < 60,
-            format!("a collection every {} is more often than every minute", self.gc.interval),
-            "set gc.enabled = false to switch it off",
-        );
-        refuse(
             "events.keep",
             !(1..=1_000_000).contains(&self.events.keep),
             format!("{} events kept is out of range", self.events.keep),

@@ -138,10 +138,8 @@ pub struct Controller {
 pub struct Gc {
     /// Whether the daemon collects by itself.
     pub enabled: bool,
-    /// What became unused less than this ago is kept.
+    /// What was fetched or asked for less than this ago is kept; so long after something became unused is collected.
     pub grace: Span,
-    /// The longest time between two collections.
-    pub interval: Span,
 }
 
 /// `[events]`.
@@ -281,7 +279,7 @@ impl Controller {
 
 impl Default for Gc {
     fn default() -> Self {
-        Self { enabled: true, grace: Span::from_millis(600_000), interval: Span::from_millis(3_600_000) }
+        Self { enabled: true, grace: Span::from_millis(600_000) }
     }
 }
 

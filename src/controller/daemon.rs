@@ -8,19 +8,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Listener, Service};
-use crate::config::{Config, Overrides};
+use crate::config::Config;
 use crate::error::{Class, Fault, Result};
 
+use super::backoff::Backoff;
 use super::follow::{Follow, Snapshot};
+use super::reload::{self, Reload};
 use super::{Node, NodeService, looping};
-
-/// Where the daemon's configuration comes from, to read it again at SIGHUP.
-pub struct Reload {
-    /// The file given by flag.
-    pub file: Option<std::path::PathBuf>,
-    /// Flags over it.
-    pub overrides: Overrides,
-}
 
 /// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration and the directory again.
 pub async fn run(config: Config, reload: Reload) -> Result<()> {
@@ -30,7 +24,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(runtime)?;
     protect_from_oom();
     let node = Node::open(config, true).await?;
-    let config = node.engine.config().clone();
+    let config = node.engine.config();
     for warning in node.warnings() {
         tracing::warn!("{warning}");
     }
@@ -42,33 +36,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let controller = &config.controller;
     let mut follow = Follow::start(&config.manifests, controller.debounce.duration(), controller.poll.duration());
     take(&node, follow.next().await).await;
-    let watching = tokio::spawn({
-        let node = Arc::clone(&node);
-        let looks = node.asked_looks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        async move {
-            let Some(mut looks) = looks else { return };
-            let mut waiting = Vec::new();
-            loop {
-                tokio::select! {
-                    snapshot = follow.next() => {
-                        let quiet = snapshot.quiet;
-                        take(&node, snapshot).await;
-                        if quiet {
-                            // Who asked and no longer listens is no loss.
-                            for asked in waiting.drain(..) {
-                                let asked: tokio::sync::oneshot::Sender<()> = asked;
-                                let _ = asked.send(());
-                            }
-                        }
-                    }
-                    asked = looks.recv() => {
-                        follow.look_soon();
-                        waiting.extend(asked);
-                    }
-                }
-            }
-        }
-    });
+    let watching = tokio::spawn(watch(Arc::clone(&node), follow));
     let working = tokio::spawn(looping::run(Arc::clone(&node)));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = watchdog();
@@ -82,7 +50,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
-                read_again(&node, &config, &reload).await;
+                reload::read_again(&node, &reload).await;
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }
         }
@@ -99,31 +67,62 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     Ok(())
 }
 
-async fn take(node: &Arc<Node>, snapshot: Snapshot) {
+/// Takes over what the directory says whenever it may say something else, or somebody asks.
+async fn watch(node: Arc<Node>, mut follow: Follow) {
+    let looks = node.asked_looks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let Some(mut looks) = looks else { return };
+    let mut waiting: Vec<tokio::sync::oneshot::Sender<()>> = Vec::new();
+    let mut failures = u32::from(node.source.lock().await.is_behind());
+    loop {
+        let retry = async {
+            match failures {
+                0 => std::future::pending().await,
+                failures => {
+                    let controller = &node.engine.config().controller;
+                    let backoff = Backoff {
+                        initial: controller.backoff_initial.duration(),
+                        max: controller.backoff_max.duration(),
+                    };
+                    tokio::time::sleep(backoff.delay(failures, 0.5)).await;
+                }
+            }
+        };
+        let well = tokio::select! {
+            snapshot = follow.next() => {
+                let quiet = snapshot.quiet;
+                let well = take(&node, snapshot).await;
+                if quiet {
+                    // Who asked and no longer listens is no loss.
+                    waiting.drain(..).for_each(|asked| asked.send(()).unwrap_or_default());
+                }
+                well
+            }
+            asked = looks.recv() => {
+                // A reload asks too.
+                let controller = &node.engine.config().controller;
+                follow.configure(controller.debounce.duration(), controller.poll.duration());
+                follow.look_soon();
+                waiting.extend(asked);
+                continue;
+            }
+            () = retry => told(&node, node.source.lock().await.bring_into_force(&node)),
+        };
+        failures = if well { 0 } else { failures.saturating_add(1) };
+    }
+}
+
+/// Takes a snapshot over; `false` when it could not be stored and is to be tried again.
+async fn take(node: &Arc<Node>, snapshot: Snapshot) -> bool {
     let taken = node.source.lock().await.take(node, &snapshot.scan, snapshot.quiet, true);
-    if let Err(fault) = taken {
+    told(node, taken)
+}
+
+fn told(node: &Node, taken: Result<()>) -> bool {
+    if let Err(fault) = &taken {
         tracing::error!(%fault, "the manifest directory could not be taken over");
     }
     node.wake.notify_one();
-}
-
-async fn read_again(node: &Arc<Node>, running: &Config, reload: &Reload) {
-    match Config::load(reload.file.as_deref(), &reload.overrides) {
-        Ok(new) => {
-            let changes = running.changes(&new);
-            for key in changes.live.iter().chain(&changes.restart) {
-                tracing::warn!(
-                    key,
-                    "changed in the configuration; in force after a restart, which disturbs no container"
-                );
-            }
-        }
-        Err(fault) => tracing::error!(%fault, "the configuration is not taken; the one before stays in force"),
-    }
-    if let Err(fault) = node.look(true).await {
-        tracing::error!(%fault, "the manifest directory could not be read");
-    }
-    node.wake.notify_one();
+    taken.is_ok()
 }
 
 /// Tells systemd that the daemon lives, as often as its unit asks.

@@ -2,7 +2,7 @@
 //!
 //! A look follows the last event by one window (default 50 ms), or by [`SHORT`] when something complete
 //! was renamed into place; a burst is one look. Under a continuous stream a look is never later than
-//! [`CAP`] after the first event, but then it is not *quiet*: what vanished must not be acted on yet,
+//! [`CAP`] (or one longer window) after the first event, but then it is not *quiet*: what vanished must not be acted on yet,
 //! because the rest of an `rm -rf` may still be under way.
 //!
 //! Writes into an open file delay nobody else: they only mark the file, until its writer closes it.
@@ -86,12 +86,18 @@ impl Debounce {
         self.window = window;
     }
 
+    /// The latest look after a first event. A window that is longer was asked for.
+    fn cap(&self) -> Duration {
+        CAP.max(self.window)
+    }
+
     /// A hint arrived.
     pub fn event(&mut self, hint: &Hint, now: Instant) {
         let wait = match hint.kind {
             Kind::Written => {
                 self.writing.insert(hint.path.clone());
-                self.late.get_or_insert(now + CAP);
+                let late = now + self.cap();
+                self.late.get_or_insert(late);
                 return;
             }
             Kind::Renamed => SHORT.min(self.window),
@@ -114,7 +120,7 @@ impl Debounce {
 
     /// When to look next; `None` while there is nothing to look for.
     pub fn due(&self) -> Option<Instant> {
-        let capped = self.first.zip(self.due).map(|(first, due)| due.min(first + CAP));
+        let capped = self.first.zip(self.due).map(|(first, due)| due.min(first + self.cap()));
         capped.into_iter().chain(self.late).min()
     }
 

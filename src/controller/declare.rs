@@ -47,14 +47,9 @@ impl Node {
                 Ok(())
             };
             let result = match limit {
-                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                    let message = format!("apply is not done after {} s", limit.as_secs_f32());
-                    Err(Fault::new(Class::No, message).help(if node.is_daemon {
-                        "it goes on: `bayplan status` shows what is left; --timeout waits longer"
-                    } else {
-                        "the next `bayplan sync` or daemon goes on with it; --timeout waits longer"
-                    }))
-                }),
+                Some(limit) => tokio::time::timeout(limit, work)
+                    .await
+                    .unwrap_or_else(|_| Err(node.out_of_time(&request.declared, limit))),
                 None => work.await,
             };
             if let Err(fault) = result {
@@ -152,6 +147,7 @@ impl Node {
                 Scope::Keys(keys)
             }
         };
+        let about_directory = request.source.as_deref().is_none_or(|source| source == "dir");
         let (sender, stream) = channel(64);
         let node = Arc::clone(self);
         tokio::spawn(async move {
@@ -161,11 +157,10 @@ impl Node {
             };
             match node.drive(&scope, Freshness::Now, Some(sender.clone()), None).await {
                 Ok(counts) => {
-                    let held = node.directory_status().held;
-                    if let Some(held) = held {
-                        let _ = sender.send(Ok(ApplyEvent::Note { message: held })).await;
-                    }
                     let _ = sender.send(Ok(summary(&counts, &scope, total))).await;
+                    if about_directory && let Some(fault) = node.held_removal() {
+                        let _ = sender.send(Err(fault)).await;
+                    }
                 }
                 Err(fault) => {
                     let _ = sender.send(Err(fault)).await;
@@ -173,6 +168,14 @@ impl Node {
             }
         });
         Ok(stream)
+    }
+
+    /// What a `sync` says of a removal that is held: what stays, why, and how it is released.
+    fn held_removal(&self) -> Option<Fault> {
+        let held = self.directory_status().held?;
+        let (what, _) = held.split_once("; ").unwrap_or((&held, ""));
+        let help = "bayplan sync --confirm-removal lets it happen; files that come back keep what they declare";
+        Some(Fault::new(Class::No, format!("a removal is {what}")).help(help))
     }
 
     /// What an `apply` of these would declare. Refused where another source declares one of them.
@@ -260,24 +263,9 @@ impl Node {
         let mut changes = self.engine.changes();
         let mut told = BTreeSet::new();
         loop {
-            let mut waiting = None;
-            for one in declared {
-                let key = one.resource.key();
-                let Some(spec) = one.resource.container() else { continue };
-                let id = (key.namespace.clone(), key.name.clone());
-                let task = self.engine.task(&id);
-                let record = self.engine.memory().read().containers.get(&id).cloned();
-                let ended = record.and_then(|record| record.last).is_some();
-                let done = match task {
-                    Some(state) => state.phase == TaskPhase::Running,
-                    None => ended && spec.restart != RestartPolicy::Always,
-                };
-                if !done {
-                    waiting = Some(key);
-                    break;
-                }
-            }
-            let Some(key) = waiting else { return Ok(()) };
+            let Some(key) = declared.iter().find(|one| !self.is_up(one)).map(|one| one.resource.key()) else {
+                return Ok(());
+            };
             if told.insert(key.clone()) {
                 let message = format!("waiting for {key} to run");
                 let _ = sender.send(Ok(ApplyEvent::Note { message })).await;
@@ -286,6 +274,36 @@ impl Node {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a resource is as `apply --wait` waits for it.
+    fn is_up(&self, declared: &Declared) -> bool {
+        let key = declared.resource.key();
+        let Some(spec) = declared.resource.container() else { return self.is_on_node(&key) };
+        let id = (key.namespace, key.name);
+        match self.engine.task(&id) {
+            Some(state) => state.phase == TaskPhase::Running,
+            None => {
+                let record = self.engine.memory().read().containers.get(&id).cloned();
+                record.and_then(|record| record.last).is_some() && spec.restart != RestartPolicy::Always
+            }
+        }
+    }
+
+    /// What an `apply` says that took too long: what it still waits for.
+    fn out_of_time(&self, declared: &[Declared], limit: Duration) -> Fault {
+        let late: Vec<ResourceKey> =
+            declared.iter().filter(|one| !self.is_up(one)).map(|one| one.resource.key()).collect();
+        let shown: Vec<String> =
+            late.iter().take(5).map(|key| format!("{key} is {}", self.describe_phase(key))).collect();
+        let more = if late.len() > 5 { format!(", and {} more", late.len() - 5) } else { String::new() };
+        let colon = if late.is_empty() { "" } else { ": " };
+        let what = format!("apply is not done after {} s{colon}{}{more}", limit.as_secs_f32(), shown.join(", "));
+        Fault::new(Class::No, what).help(if self.is_daemon {
+            "it goes on: `bayplan status` shows what is left; --timeout waits longer"
+        } else {
+            "the next `bayplan sync` or daemon goes on with it; --timeout waits longer"
+        })
     }
 
     /// Whether the node has it, declared or not.

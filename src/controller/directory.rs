@@ -79,6 +79,15 @@ impl Persist {
     pub fn is_empty(&self) -> bool {
         self.save.is_empty() && self.delete.is_empty() && self.memory.is_none()
     }
+
+    /// Stores what `later` wants after this, in one go: for what could not be stored when it was due.
+    pub fn and_then(&mut self, later: Persist) {
+        self.save.retain(|row| !later.delete.contains(&row.file) && later.save.iter().all(|new| new.file != row.file));
+        self.delete.retain(|file| later.save.iter().all(|new| new.file != *file) && !later.delete.contains(file));
+        self.save.extend(later.save);
+        self.delete.extend(later.delete);
+        self.memory = later.memory.or(self.memory.take());
+    }
 }
 
 /// What an update changed.

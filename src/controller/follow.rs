@@ -83,18 +83,11 @@ impl Follow {
         self.debounce.event(&Hint { path: PathBuf::new(), kind: Kind::Poll }, Instant::now());
     }
 
-    /// Takes another debounce window into use.
-    pub fn set_debounce(&mut self, window: Duration) {
+    /// Takes another debounce window and another time between polls into use.
+    pub fn configure(&mut self, window: Duration, poll: Duration) {
         self.debounce.set_window(window);
         self.window = window;
-    }
-
-    /// Forgets what was read: the next snapshot has every text again. To be called when a snapshot could
-    /// not be given to the directory source.
-    pub fn forget(&mut self) {
-        if let Some(scanner) = &mut self.scanner {
-            scanner.forget();
-        }
+        self.watch.set_poll(poll);
     }
 
     /// Why the directory is polled; `None` while the kernel notifies.

@@ -24,6 +24,8 @@ pub struct LocalDirectory {
     source: DirectorySource,
     scanner: Scanner,
     read: Option<jiff::Timestamp>,
+    /// What the database could not take when it was due; nothing of it is in force.
+    unstored: Persist,
 }
 
 impl LocalDirectory {
@@ -44,6 +46,7 @@ impl LocalDirectory {
             source: DirectorySource::restore(rows, memory),
             scanner: Scanner::new(&engine.config().manifests),
             read: None,
+            unstored: Persist::default(),
         })
     }
 
@@ -104,8 +107,33 @@ impl LocalDirectory {
             node.engine.event(&directory_key(), crate::store::EventType::Warning, "RemovalHeld", held.to_string());
         }
         if store {
-            keep(node, outcome.persist)?;
+            self.unstored.and_then(outcome.persist);
         }
+        self.bring_into_force(node)
+    }
+
+    /// Whether something waits to be stored.
+    pub fn is_behind(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// Stores what is not stored yet, and shows what is wanted. As long as the database takes nothing (the disk is
+    /// full), what was in force stays so, `status` says why, and the caller tries again.
+    pub fn bring_into_force(&mut self, node: &Node) -> Result<()> {
+        if let Err(fault) = keep(node, &self.unstored) {
+            let message = format!("changed manifests are not in force, they cannot be stored: {}", fault.message);
+            node.complain(Diagnostic {
+                message,
+                place: Place { file: self.scanner.root().display().to_string(), line: 0, column: 0 },
+                source_line: String::new(),
+                length: 0,
+                label: String::new(),
+                help: fault.help.clone(),
+                other: None,
+            });
+            return Err(fault);
+        }
+        self.unstored = Persist::default();
         node.show(self.view());
         Ok(())
     }
@@ -116,13 +144,16 @@ fn directory_key() -> ResourceKey {
     ResourceKey::new(crate::manifest::Kind::Namespace, "manifests", "manifests")
 }
 
-fn keep(node: &Node, persist: Persist) -> Result<()> {
+fn keep(node: &Node, persist: &Persist) -> Result<()> {
+    if persist.is_empty() {
+        return Ok(());
+    }
     let encode = |error: serde_json::Error| Fault::new(Class::Bug, format!("a manifest cannot be stored: {error}"));
     let store = node.engine.store();
     let mut rows = Vec::with_capacity(persist.save.len());
-    for row in persist.save {
-        let content = serde_json::to_vec(&row).map_err(encode)?;
-        rows.push(ManifestFile { path: row.file, hash: row.hash.to_string(), content });
+    for row in &persist.save {
+        let content = serde_json::to_vec(row).map_err(encode)?;
+        rows.push(ManifestFile { path: row.file.clone(), hash: row.hash.to_string(), content });
     }
     let memory = persist.memory.as_ref().map(serde_json::to_string).transpose().map_err(encode)?;
     store.keep_manifest_files(&rows, &persist.delete, memory.as_deref().map(|text| (MEMORY, text)))?;

@@ -1,7 +1,7 @@
 //! The loop of the daemon: plan, carry out what is ready, wait for something to happen.
 //!
-//! Idle costs nothing: it wakes for a change of the node or of what is desired, and for the end of a
-//! back-off. What failed is tried again by its own back-off, behind nobody else's.
+//! Idle costs nothing: it wakes for a change of the node or of what is desired, for the end of a back-off, and
+//! where something became garbage. What failed is tried again by its own back-off, behind nobody else's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -11,37 +11,53 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::config::Config;
 use crate::engine::{Freshness, GivenUp};
 use crate::manifest::{Kind, ResourceKey};
 use crate::plan::{Action, Severity, Step, Target};
 
 use super::Node;
 use super::backoff::Backoff;
+use super::pace::Pace;
 use super::queue::{Class, Limits, Phase, Work, WorkQueue};
 use super::reconcile::Outcome;
 
 /// Runs until it is dropped.
 pub(super) async fn run(node: Arc<Node>) {
-    let config = node.engine.config();
-    let limits = Limits {
-        pulls: usize::try_from(config.controller.pulls).unwrap_or(3).max(1),
-        steps: config.controller.workers(),
-    };
-    let backoff = Backoff {
-        initial: config.controller.backoff_initial.duration(),
-        max: config.controller.backoff_max.duration(),
-    };
-    let mut queue: WorkQueue<ResourceKey> = WorkQueue::new(limits, backoff);
+    let mut config = node.engine.config();
+    let mut queue: WorkQueue<ResourceKey> = WorkQueue::new(limits(&config), backoff(&config));
+    let mut pace = Pace::default();
     let mut changes = node.engine.changes();
     let (ended, mut ends) = mpsc::unbounded_channel::<Outcome>();
     let asking = Arc::new(AtomicBool::new(false));
     let mut told: BTreeSet<(ResourceKey, String)> = BTreeSet::new();
     let mut given_up: HashMap<ResourceKey, GivenUp> = HashMap::new();
-    let mut collect_at: Option<Instant> = config.gc.enabled.then(|| Instant::now() + config.gc.grace.duration());
+    // Whatever a crash left is collected one grace period after the start.
+    let mut garbage_since = Some(Instant::now());
     loop {
+        if let Some(at) = pace.pause(Instant::now()) {
+            tokio::time::sleep_until(at.into()).await;
+        }
+        // Ends come in crowds; each round plans once for all of them.
+        while let Ok(outcome) = ends.try_recv() {
+            note(&node, &mut queue, &outcome);
+        }
         changes.mark_unchanged();
+        let now = node.engine.config();
+        if !Arc::ptr_eq(&now, &config) {
+            queue.configure(limits(&now), backoff(&now));
+            // What failed under the old settings may go well under the new ones.
+            queue.hurry_all();
+            config = now;
+        }
+        let began = Instant::now();
         round(&node, &mut queue, &ended, &mut told, &mut given_up).await;
+        pace.planned(began, Instant::now());
         ask_in_background(&node, &asking);
+        if node.engine.take_garbage() {
+            garbage_since.get_or_insert_with(Instant::now);
+        }
+        let collect_at = garbage_since.filter(|_| config.gc.enabled).map(|since| since + config.gc.grace.duration());
         let wakeup = [queue.next_wakeup(), collect_at].into_iter().flatten().min();
         let timer = async {
             match wakeup {
@@ -59,18 +75,15 @@ pub(super) async fn run(node: Arc<Node>) {
             outcome = ends.recv() => {
                 if let Some(outcome) = outcome {
                     note(&node, &mut queue, &outcome);
-                    if outcome.step.target.is_none() && node.engine.config().gc.enabled {
-                        collect_at.get_or_insert_with(|| Instant::now() + node.engine.config().gc.grace.duration());
-                    }
                 }
             }
             () = timer => {
                 if collect_at.is_some_and(|at| at <= Instant::now()) {
-                    // Again when something was taken away: an idle node is not walked.
-                    collect_at = None;
-                    let engine = Arc::clone(&node.engine);
+                    // Again when something more is given up: an idle node is not walked.
+                    garbage_since = None;
+                    let (engine, grace) = (Arc::clone(&node.engine), config.gc.grace.duration());
                     tokio::spawn(async move {
-                        let freed = engine.collect_garbage(engine.config().gc.grace.duration()).await;
+                        let freed = engine.collect_garbage(grace).await;
                         if freed.items > 0 {
                             tracing::info!(items = freed.items, bytes = freed.bytes, "garbage collected");
                         }
@@ -78,11 +91,20 @@ pub(super) async fn run(node: Arc<Node>) {
                 }
             }
         }
-        // Ends come in crowds; each round plans once for all of them.
-        while let Ok(outcome) = ends.try_recv() {
-            note(&node, &mut queue, &outcome);
-        }
     }
+}
+
+/// Twice as many steps as there are places: whose place comes free between two plans has something to take it.
+/// Those that wait look again whether they are still wanted ([`Node::carry_out`]).
+fn limits(config: &Config) -> Limits {
+    Limits {
+        pulls: usize::try_from(config.controller.pulls).unwrap_or(3).max(1),
+        steps: 2 * config.controller.workers(),
+    }
+}
+
+fn backoff(config: &Config) -> Backoff {
+    Backoff { initial: config.controller.backoff_initial.duration(), max: config.controller.backoff_max.duration() }
 }
 
 async fn round(
@@ -133,8 +155,9 @@ async fn round(
         match claim {
             Some(claim) => {
                 let (node, step, ended) = (Arc::clone(node), step.clone(), ended.clone());
+                let planned_for = Arc::clone(&desired);
                 tokio::spawn(async move {
-                    let outcome = node.carry_out(step, claim, None).await;
+                    let outcome = node.carry_out(step, claim, None, Some(planned_for)).await;
                     let _ = ended.send(outcome);
                 });
             }

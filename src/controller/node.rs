@@ -15,6 +15,7 @@ use crate::store::DeclaredRecord;
 
 use super::local::LocalDirectory;
 use super::reconcile::Claims;
+use super::reload::Reloaded;
 
 /// What the manifest directory wants, as far as it was accepted.
 #[derive(Default)]
@@ -47,7 +48,7 @@ pub struct Node {
     /// The source behind the view; the daemon's loop owns it, and a command without a daemon.
     pub(super) source: tokio::sync::Mutex<LocalDirectory>,
     pub(super) planning: tokio::sync::Mutex<()>,
-    pub(super) workers: Semaphore,
+    workers: Mutex<Arc<Semaphore>>,
     pulls: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Has the daemon's follower read the directory now, and answer when what it saw was taken over.
     pub(super) looks: tokio::sync::mpsc::UnboundedSender<tokio::sync::oneshot::Sender<()>>,
@@ -58,6 +59,7 @@ pub struct Node {
     claims: Mutex<Claims>,
     failures: Mutex<HashMap<ResourceKey, Failure>>,
     desired: Mutex<Option<(u64, u64, Arc<Desired>)>>,
+    reloaded: Mutex<Reloaded>,
 }
 
 impl Node {
@@ -75,18 +77,43 @@ impl Node {
             directory: RwLock::default(),
             source: tokio::sync::Mutex::new(source),
             planning: tokio::sync::Mutex::new(()),
-            workers: Semaphore::new(workers),
+            workers: Mutex::new(Arc::new(Semaphore::new(workers))),
             pulls: Mutex::default(),
             wake: tokio::sync::Notify::new(),
             claims: Mutex::default(),
             failures: Mutex::default(),
             desired: Mutex::default(),
+            reloaded: Mutex::default(),
         });
         {
             let source = node.source.lock().await;
             node.show(source.view());
         }
         Ok(node)
+    }
+
+    /// Takes other settings into use; see [`Engine::configure`].
+    pub(super) fn configure(&self, config: Config) {
+        let before = self.engine.config();
+        // New places: those that are taken are free when what is under way has ended, and nobody waits for it.
+        if before.controller.workers() != config.controller.workers() {
+            let places = Arc::new(Semaphore::new(config.controller.workers()));
+            *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = places;
+        }
+        if before.controller.pulls != config.controller.pulls {
+            self.pulls.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.engine.configure(config);
+    }
+
+    /// What is to be said of the last reload.
+    pub(super) fn reloaded(&self) -> MutexGuard<'_, Reloaded> {
+        self.reloaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The places for steps other than pulls.
+    pub(super) fn workers(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.workers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The places for pulls from a registry host: one that does not answer keeps no other waiting.
@@ -113,6 +140,13 @@ impl Node {
         let mut shown = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         view.version = shown.version + 1;
         *shown = view;
+    }
+
+    /// Says what is wrong with the directory until it is shown anew.
+    pub(super) fn complain(&self, diagnostic: crate::manifest::Diagnostic) {
+        let mut shown = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        shown.status.problems.retain(|known| known.place != diagnostic.place);
+        shown.status.problems.push(diagnostic);
     }
 
     pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {

@@ -20,6 +20,7 @@ use crate::oci::Reference;
 use crate::plan::{Action, Desired, Plan, Severity, Step, Target};
 
 use super::Node;
+use super::pace::Pace;
 
 /// How long a start is waited for before it is given up for the sake of an end that was asked for by hand.
 const START_PATIENCE: Duration = Duration::from_millis(500);
@@ -158,13 +159,23 @@ impl Node {
         self.claims().under_way.get(key).cloned()
     }
 
-    /// Carries out a claimed step, and remembers how it went.
-    pub(super) async fn carry_out(self: Arc<Self>, step: Step, claim: Claim, progress: Option<Progress>) -> Outcome {
-        let pulls = match &step.target {
-            Some(Target::Pull { reference, .. }) => Some(self.pulls(reference.host())),
-            _ => None,
+    /// Carries out a claimed step, and remembers how it went. With `planned_for`, a step that had to wait for a
+    /// free place while something else came to be desired is given up: the next plan says what is wanted now.
+    pub(super) async fn carry_out(
+        self: Arc<Self>,
+        step: Step,
+        claim: Claim,
+        progress: Option<Progress>,
+        planned_for: Option<Arc<Desired>>,
+    ) -> Outcome {
+        let places = match &step.target {
+            Some(Target::Pull { reference, .. }) => self.pulls(reference.host()),
+            _ => self.workers(),
         };
-        let _permit = pulls.as_deref().unwrap_or(&self.workers).acquire().await;
+        let _permit = places.acquire().await;
+        if planned_for.is_some_and(|desired| !Arc::ptr_eq(&desired, &self.desired())) {
+            return Outcome { step, result: Ok(()), millis: 0 };
+        }
         let started = Instant::now();
         let result = self.engine.execute(&step, progress).await;
         // What was given up has not failed.
@@ -187,6 +198,7 @@ impl Node {
         let mut failed: HashMap<ResourceKey, Fault> = HashMap::new();
         let mut tried: HashSet<ResourceKey> = HashSet::new();
         let mut running: JoinSet<Outcome> = JoinSet::new();
+        let mut pace = Pace::default();
         // Registries are asked outside the planning lock; under it, only what they answered is looked at.
         self.ask_for(&self.desired(), scope, freshness).await;
         loop {
@@ -194,10 +206,12 @@ impl Node {
             let mut again = false;
             {
                 let _planning = self.planning.lock().await;
+                let began = Instant::now();
                 let stale = self.claims_now();
                 let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
+                pace.planned(began, Instant::now());
                 report.order(&plan);
-                report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key)).await;
+                report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key));
                 // What somebody else has under way, in the plan still or not, is waited for.
                 let under_way = report.order.iter().filter(|step| !report.has(&step.key) && !tried.contains(&step.key));
                 others.extend(under_way.filter_map(|step| stale.get(&step.key).cloned()));
@@ -213,7 +227,7 @@ impl Node {
                         let fault = Fault::new(Class::No, format!("{} was not tried: {need} failed", step.key));
                         self.remember(step, Some(&fault));
                         failed.insert(step.key.clone(), fault.clone());
-                        report.ended(Outcome { step: step.clone(), result: Err(fault), millis: 0 }).await;
+                        report.ended(Outcome { step: step.clone(), result: Err(fault), millis: 0 });
                         again = true;
                         continue;
                     }
@@ -222,13 +236,15 @@ impl Node {
                     }
                     if let Some(claim) = self.claim(&step.key) {
                         tried.insert(step.key.clone());
-                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone()));
+                        report.tell(ApplyEvent::Started { step: step.clone() });
+                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone(), None));
                     }
                 }
                 for problem in plan.problems {
-                    report.problem(problem).await;
+                    report.problem(problem);
                 }
             }
+            report.send().await;
             if again {
                 continue;
             }
@@ -237,19 +253,27 @@ impl Node {
                 let _ = other.wait_for(|done| *done).await;
                 continue;
             }
-            if let Some(ended) = running.join_next().await {
+            let mut next = running.join_next().await;
+            while let Some(ended) = next {
                 match ended {
                     Ok(outcome) => {
                         if let Err(fault) = &outcome.result {
                             failed.insert(outcome.step.key.clone(), fault.clone());
                         }
-                        report.ended(outcome).await;
+                        report.ended(outcome);
+                        report.send().await;
                     }
                     Err(error) => return Err(Fault::new(Class::Bug, format!("a step ended badly: {error}"))),
                 }
+                next = match pace.pause(Instant::now()) {
+                    // What ends meanwhile is told at once, and planned for together.
+                    Some(at) => tokio::time::timeout_at(at.into(), running.join_next()).await.unwrap_or(None),
+                    None => running.try_join_next(),
+                };
             }
         }
-        report.finish().await;
+        report.finish();
+        report.send().await;
         Ok(report.counts)
     }
 
@@ -310,6 +334,7 @@ struct Report {
     next: usize,
     ended: HashMap<ResourceKey, ApplyEvent>,
     told: HashSet<ResourceKey>,
+    outbox: Vec<ApplyEvent>,
     problems: BTreeSet<(ResourceKey, String)>,
     counts: Counts,
 }
@@ -322,6 +347,7 @@ impl Report {
             next: 0,
             ended: HashMap::new(),
             told: HashSet::new(),
+            outbox: Vec::new(),
             problems: BTreeSet::new(),
             counts: Counts::default(),
         }
@@ -338,7 +364,7 @@ impl Report {
     }
 
     /// Steps of ours that are gone from the plan without having been tried here: somebody else did them.
-    async fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
+    fn done_by_others(&mut self, plan: &Plan, under_way: impl Fn(&ResourceKey) -> bool) {
         let pending: HashSet<&ResourceKey> = plan.steps.iter().map(|step| &step.key).collect();
         let done: Vec<Step> = self
             .order
@@ -347,18 +373,26 @@ impl Report {
             .cloned()
             .collect();
         for step in done {
-            self.ended(Outcome { step, result: Ok(()), millis: 0 }).await;
+            self.ended(Outcome { step, result: Ok(()), millis: 0 });
         }
     }
 
-    async fn tell(&self, event: ApplyEvent) {
-        if let Some(events) = &self.events {
+    fn tell(&mut self, event: ApplyEvent) {
+        if self.events.is_some() {
+            self.outbox.push(event);
+        }
+    }
+
+    /// Sends what is to be told. Never under the planning lock: a reader that pauses holds up its own report only.
+    async fn send(&mut self) {
+        let Some(events) = &self.events else { return };
+        for event in self.outbox.drain(..) {
             // Nobody listening stops nothing that was begun.
             let _ = events.send(Ok(event)).await;
         }
     }
 
-    async fn ended(&mut self, outcome: Outcome) {
+    fn ended(&mut self, outcome: Outcome) {
         let Outcome { step, result, millis } = outcome;
         self.counts.touched.insert(step.key.clone());
         let key = step.key.clone();
@@ -378,11 +412,11 @@ impl Report {
             let Some(event) = self.ended.remove(&step.key) else { break };
             self.told.insert(step.key.clone());
             self.next += 1;
-            self.tell(event).await;
+            self.tell(event);
         }
     }
 
-    async fn problem(&mut self, problem: crate::plan::Problem) {
+    fn problem(&mut self, problem: crate::plan::Problem) {
         if self.problems.insert((problem.key.clone(), problem.message.clone())) {
             self.counts.touched.insert(problem.key.clone());
             if problem.severity == Severity::Error {
@@ -394,16 +428,16 @@ impl Report {
                     fault
                 });
             }
-            self.tell(ApplyEvent::Problem { problem }).await;
+            self.tell(ApplyEvent::Problem { problem });
         }
     }
 
     /// Steps that somebody else did in the meantime have no outcome of their own; the rest is told now.
-    async fn finish(&mut self) {
+    fn finish(&mut self) {
         let untried: Vec<Step> = self.order.iter().filter(|step| !self.has(&step.key)).cloned().collect();
         for step in untried {
             let fault = Fault::new(Class::No, format!("{} was not tried: what it needs is not there yet", step.key));
-            self.ended(Outcome { step, result: Err(fault), millis: 0 }).await;
+            self.ended(Outcome { step, result: Err(fault), millis: 0 });
         }
     }
 }

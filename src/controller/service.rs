@@ -98,9 +98,7 @@ impl Service for NodeService {
     }
 
     fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>> {
-        Box::pin(
-            async move { self.0.engine.kill(&(request.namespace, request.name), request.signal, request.all).await },
-        )
+        Box::pin(self.0.kill_by_hand(request))
     }
 
     fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>> {

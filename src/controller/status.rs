@@ -14,6 +14,7 @@ use crate::shim::protocol::TaskPhase;
 use crate::store;
 
 use super::Node;
+use super::health::Supervised;
 use super::reconcile::Scope;
 
 impl Node {
@@ -42,13 +43,23 @@ impl Node {
         let mut all = vec![directory];
         all.extend(sources.into_values());
         let mut phases: BTreeMap<Phase, u64> = BTreeMap::new();
-        for item in self.list(&Query { kinds: vec![Kind::Container], namespace: None, name: None })? {
-            if let Some(status) = item.container() {
-                *phases.entry(status.phase).or_default() += 1;
-            }
-        }
         let now = jiff::Timestamp::now();
         let mut not_converged: Vec<NotConverged> = Vec::new();
+        let mut notes = Vec::new();
+        for item in self.list(&Query { kinds: vec![Kind::Container], namespace: None, name: None })? {
+            let Some(status) = item.container() else { continue };
+            *phases.entry(status.phase).or_default() += 1;
+            let key = item.key();
+            // What a step is about to change is told below.
+            if plan.step(&key).is_none() && !self.is_claimed(&key) {
+                let id = (key.namespace.clone(), key.name.clone());
+                match self.supervision(&id) {
+                    Supervised::Well => {}
+                    Supervised::Ill(ill) => not_converged.push(ill),
+                    Supervised::Down(why) => notes.push(format!("{key} {why}")),
+                }
+            }
+        }
         for step in &plan.steps {
             let failure = self.failure(&step.key);
             let waiting = step.needs.iter().find(|need| plan.step(need).is_some());
@@ -66,6 +77,11 @@ impl Node {
                 next_try: failure.and_then(|failure| failure.next_try),
             });
         }
+        // What began for an earlier wish and is not over.
+        for key in self.claims_now().into_keys().filter(|key| plan.step(key).is_none()) {
+            let message = "what was begun is not over yet".to_owned();
+            not_converged.push(NotConverged { key, since: now, reason: "Working".into(), message, next_try: None });
+        }
         for problem in plan.problems.iter().filter(|problem| problem.severity == Severity::Error) {
             not_converged.push(NotConverged {
                 key: problem.key.clone(),
@@ -77,7 +93,7 @@ impl Node {
         }
         let references = self.engine.memory().read().references.len() as u64;
         Ok(StatusReport {
-            converged: plan.is_converged() && !held && !broken,
+            converged: plan.is_converged() && not_converged.is_empty() && !held && !broken,
             daemon: self.is_daemon,
             sources: all,
             phases,
@@ -85,6 +101,7 @@ impl Node {
             not_converged,
             pending: plan.steps,
             problems: plan.problems,
+            notes,
             warnings: self.warnings(),
         })
     }
@@ -102,7 +119,7 @@ impl Node {
                 }
             }
         };
-        match super::by_hand::deadline(timeout_ms) {
+        match deadline(timeout_ms) {
             None => wait.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), wait).await.unwrap_or_else(|_| {
                 let now = self.describe_phase(&key);
@@ -115,7 +132,10 @@ impl Node {
         }
     }
 
-    fn describe_phase(&self, key: &ResourceKey) -> String {
+    pub(super) fn describe_phase(&self, key: &ResourceKey) -> String {
+        if let Some(failure) = self.failure(key) {
+            return format!("not as declared: {}", failure.fault.message);
+        }
         match self.engine.task(&(key.namespace.clone(), key.name.clone())) {
             Some(state) => format!("{:?}", state.phase),
             None if self.is_on_node(key) => "there, without a task".into(),
@@ -234,7 +254,7 @@ impl Node {
         Ok(inspection)
     }
 
-    /// What this machine cannot do, each a sentence.
+    /// What this machine cannot do and what of the configuration is not in force, each a sentence.
     pub(super) fn warnings(&self) -> Vec<String> {
         let host = self.engine.host();
         let mut warnings = Vec::new();
@@ -244,6 +264,7 @@ impl Node {
                     .into(),
             );
         }
+        warnings.extend(self.reloaded().warnings());
         warnings
     }
 
@@ -323,4 +344,9 @@ async fn runtime_version(path: &Path) -> Option<String> {
     command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(std::time::Duration::from_secs(5), command.output()).await.ok()?.ok()?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+/// When a wait is over that may take so long.
+fn deadline(timeout_ms: Option<u64>) -> Option<std::time::Instant> {
+    timeout_ms.map(|millis| std::time::Instant::now() + std::time::Duration::from_millis(millis))
 }

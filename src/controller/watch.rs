@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::debounce::{Hint, Kind};
 use super::scan::is_manifest;
@@ -33,6 +33,7 @@ const HINTS: usize = 256;
 pub struct Watch {
     hints: mpsc::Receiver<Hint>,
     polling: Arc<Mutex<Option<String>>>,
+    often: watch::Sender<Duration>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -42,8 +43,9 @@ impl Watch {
     pub fn start(root: &Path, poll: Duration) -> Self {
         let (to, hints) = mpsc::channel(HINTS);
         let polling = Arc::new(Mutex::new(None));
+        let (often, poll) = watch::channel(poll);
         let task = Task { root: root.to_path_buf(), poll, to, polling: polling.clone(), mounts: Mounts::open() };
-        Self { hints, polling, task: tokio::spawn(task.run()) }
+        Self { hints, polling, often, task: tokio::spawn(task.run()) }
     }
 
     /// The next hint. Cancel-safe.
@@ -60,6 +62,11 @@ impl Watch {
         self.hints.try_recv().ok()
     }
 
+    /// Hints so often from now on where the kernel does not notify.
+    pub fn set_poll(&self, poll: Duration) {
+        self.often.send_if_modified(|often| std::mem::replace(often, poll) != poll);
+    }
+
     /// Why the directory is polled; `None` while the kernel notifies.
     pub fn polling(&self) -> Option<String> {
         self.polling.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -74,7 +81,7 @@ impl Drop for Watch {
 
 struct Task {
     root: PathBuf,
-    poll: Duration,
+    poll: watch::Receiver<Duration>,
     to: mpsc::Sender<Hint>,
     polling: Arc<Mutex<Option<String>>>,
     mounts: Option<Mounts>,
@@ -114,7 +121,8 @@ impl Task {
     /// Passes events on until the watches must be set up anew; says what to tell then.
     async fn follow(&mut self, watches: &mut Watches) -> Kind {
         let polls = self.polling.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + self.poll, self.poll);
+        let often = *self.poll.borrow_and_update();
+        let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + often, often);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let verdict = tokio::select! {
@@ -128,6 +136,7 @@ impl Task {
                     true => Verdict::Nothing,
                     false => return Kind::RootChanged,
                 },
+                Ok(()) = self.poll.changed() => return Kind::Poll,
                 _ = clock.tick(), if polls => {
                     if watches.anchors != Anchors::find(&self.root) {
                         return Kind::RootChanged;
@@ -261,7 +270,8 @@ impl Task {
     fn warn_once(&self, why: String) {
         let mut polling = self.polling.lock().unwrap_or_else(PoisonError::into_inner);
         if polling.as_ref() != Some(&why) {
-            let every = crate::manifest::Span::from_millis(u64::try_from(self.poll.as_millis()).unwrap_or(u64::MAX));
+            let every =
+                crate::manifest::Span::from_millis(u64::try_from(self.poll.borrow().as_millis()).unwrap_or(u64::MAX));
             tracing::warn!(directory = %self.root.display(), %every, "the manifest directory is polled: {why}");
             *polling = Some(why);
         }

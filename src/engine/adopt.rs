@@ -19,7 +19,7 @@ impl Engine {
     pub(super) async fn adopt(self: &Arc<Self>) {
         let known: HashSet<ContainerKey> = self.memory.read().containers.keys().cloned().collect();
         let mut work = Vec::new();
-        for bundle in Bundle::list(&self.config.state).unwrap_or_default() {
+        for bundle in Bundle::list(&self.config().state).unwrap_or_default() {
             let id = (bundle.namespace().to_owned(), bundle.id().to_owned());
             let path = bundle.path().to_owned();
             let engine = Arc::clone(self);
@@ -126,15 +126,15 @@ impl Engine {
         let running: HashSet<ContainerKey> = lock_of(&self.tasks).keys().cloned().collect();
         let engine = Arc::clone(self);
         let swept = tokio::task::spawn_blocking(move || {
-            for id in crate::network::list(&engine.config.state).unwrap_or_default() {
+            for id in crate::network::list(&engine.config().state).unwrap_or_default() {
                 if !running.contains(&id)
-                    && let Err(error) = crate::network::remove(&engine.config.state, &id.0, &id.1)
+                    && let Err(error) = crate::network::remove(&engine.config().state, &id.0, &id.1)
                 {
                     tracing::warn!(%error, "an orphaned network namespace stays");
                 }
             }
             let driver = engine.cgroup_driver();
-            if let Ok(parent) = cgroup::CgroupParent::new(&engine.config.cgroup_parent()) {
+            if let Ok(parent) = cgroup::CgroupParent::new(&engine.config().cgroup_parent()) {
                 for path in cgroup::leftovers(&engine.host, driver, &parent) {
                     let id = (path.namespace().to_owned(), path.id().to_owned());
                     if !running.contains(&id)

@@ -171,6 +171,7 @@ impl Engine {
         self.remove_data(id, &record).await?;
         self.store.remove_container(&id.0, &id.1)?;
         self.memory.write().containers.remove(id);
+        self.leave_garbage();
         self.remove_empty_directories(&id.0);
         self.event(&container_key(id), EventType::Normal, "Removed", "stopped and removed");
         Ok(())
@@ -288,6 +289,7 @@ impl Engine {
         }
         self.remove_data(id, record).await?;
         self.memory.forget_container(&self.store, id)?;
+        self.leave_garbage();
         self.remove_empty_directories(&id.0);
         Ok(())
     }
@@ -349,16 +351,16 @@ impl Engine {
         if self.bundle(id)?.exists() {
             self.take_down(id, record).await?;
         }
-        let bundle = Bundle::create(&self.config.state, &id.0, &id.1).map_err(Fault::from)?;
+        let bundle = Bundle::create(&self.config().state, &id.0, &id.1).map_err(Fault::from)?;
         let supervision = self.supervision(id, spec, record, options.lost)?;
         let first_attempt = supervision.first_attempt;
         // The shim reads it first thing, for its own oom score.
         bundle.write_supervision(&supervision).map_err(Fault::from)?;
         let launch = {
             let launch = Launch {
-                shim_binary: self.config.shim_path(),
+                shim_binary: self.config().shim_path(),
                 bundle: bundle.path().to_owned(),
-                address: self.config.address(),
+                address: self.config().address(),
                 foreign: false,
                 debug: false,
             };
@@ -408,7 +410,7 @@ impl Engine {
         let netns = if spec.host_network {
             None
         } else {
-            Some(crate::network::create(&self.config.state, &record.namespace, &record.name).map_err(Fault::from)?)
+            Some(crate::network::create(&self.config().state, &record.namespace, &record.name).map_err(Fault::from)?)
         };
         let mut container = spec.clone();
         container.tty |= terminal;
@@ -464,14 +466,14 @@ impl Engine {
             log_max_files: spec.logs.max_files,
             first_attempt: attempt + 1,
             restarts,
-            oom_score_adj: Some(self.config.shim.oom_score_adj),
+            oom_score_adj: Some(self.config().shim.oom_score_adj),
             runtime_timeout_ms: None,
         })
     }
 
     /// Where a container's logs are.
     pub fn log_dir(&self, id: &ContainerKey) -> PathBuf {
-        self.config.log_dir().join(&id.0).join(&id.1)
+        self.config().log_dir().join(&id.0).join(&id.1)
     }
 
     pub(super) fn stop_signal(&self, record: &ContainerRecord, container: &ContainerSpec) -> i32 {
@@ -482,12 +484,13 @@ impl Engine {
     /// What runs the container must be there before anything of it is made, and before what it replaces goes.
     fn check_runtime(&self, spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
         self.runtime_binary(spec).map_err(|fault| in_container(key, fault))?;
-        crate::runtime::check_own_shim(&self.config.shim_path()).map_err(|error| in_container(key, Fault::from(error)))
+        crate::runtime::check_own_shim(&self.config().shim_path()).map_err(|error| in_container(key, Fault::from(error)))
     }
 
     fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {
         let name = spec.runtime.as_deref();
-        if let Some(path) = self.config.runtime(name.filter(|_| !crate::runtime::is_own(name))) {
+        let config = self.config();
+        if let Some(path) = config.runtime(name.filter(|_| !crate::runtime::is_own(name))) {
             return crate::runtime::host::find_runc(Some(path)).map_err(Fault::from);
         }
         let name = name.unwrap_or("runc");
@@ -495,18 +498,18 @@ impl Engine {
             return Err(Fault::new(Class::Invalid, format!("runtime {name} is not configured"))
                 .help(format!("add [runtimes.{name}] with its path to the configuration")));
         }
-        let shim = crate::runtime::shim_binary_for(Some(name), &self.config.shim_path()).map_err(Fault::from)?;
+        let shim = crate::runtime::shim_binary_for(Some(name), &self.config().shim_path()).map_err(Fault::from)?;
         Err(Fault::new(Class::Refused, format!("runtime {name}: containers are not run by {} yet", shim.display()))
             .help("leave `runtime` out, or name an OCI runtime: [runtimes.NAME] path in the configuration"))
     }
 
     /// runc's `--root`: ids are unique within a namespace only.
     pub(super) fn runtime_root(&self, namespace: &str) -> PathBuf {
-        self.config.state.join("runtime").join(namespace)
+        self.config().state.join("runtime").join(namespace)
     }
 
     pub(super) fn cgroup_driver(&self) -> CgroupDriver {
-        match self.config.cgroup.driver {
+        match self.config().cgroup.driver {
             crate::config::CgroupDriver::Auto => CgroupDriver::auto(&self.host),
             crate::config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
             crate::config::CgroupDriver::Systemd => CgroupDriver::Systemd,
@@ -519,13 +522,18 @@ impl Engine {
     }
 
     pub(super) fn cgroup_path(&self, namespace: &str, name: &str) -> Result<CgroupPath> {
-        CgroupPath::new(&self.config.cgroup_parent(), namespace, name).map_err(Fault::from)
+        CgroupPath::new(&self.config().cgroup_parent(), namespace, name).map_err(Fault::from)
     }
 
     /// Commits a record and then shows it.
     pub(super) fn put(&self, record: ContainerRecord) -> Result<()> {
         self.store.put_container(&record)?;
-        self.memory.write().containers.insert((record.namespace.clone(), record.name.clone()), record);
+        let image = record.image.clone();
+        let id = (record.namespace.clone(), record.name.clone());
+        let before = self.memory.write().containers.insert(id, record);
+        if before.is_some_and(|before| before.image != image) {
+            self.leave_garbage();
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What happened: kept in the database, bounded, and handed to whoever follows.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use tokio::sync::broadcast;
@@ -14,6 +15,7 @@ pub struct EventLog {
     followers: broadcast::Sender<EventRecord>,
     writer: Option<mpsc::Sender<Order>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    keep: Arc<AtomicU32>,
 }
 
 /// What the writing thread is asked for.
@@ -36,9 +38,11 @@ impl EventLog {
         let next = newest.as_ref().map_or(1, |event| event.id + 1);
         let (writer, orders) = mpsc::channel();
         let store = Arc::clone(store);
+        let keep = Arc::new(AtomicU32::new(keep));
+        let bound = Arc::clone(&keep);
         let thread = std::thread::Builder::new()
             .name("events".into())
-            .spawn(move || write(&store, &orders, keep))
+            .spawn(move || write(&store, &orders, &bound))
             .inspect_err(|error| tracing::error!(%error, "events are not kept: their thread cannot be started"))
             .ok();
         Ok(Self {
@@ -46,7 +50,13 @@ impl EventLog {
             followers: broadcast::channel(256).0,
             writer: Some(writer),
             thread,
+            keep,
         })
+    }
+
+    /// Keeps at most so many from the next event on.
+    pub fn keep(&self, keep: u32) {
+        self.keep.store(keep, Ordering::Relaxed);
     }
 
     /// Returns when every event recorded so far can be read from the database. Blocking, briefly.
@@ -109,7 +119,7 @@ impl Drop for EventLog {
     }
 }
 
-fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: u32) {
+fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: &AtomicU32) {
     while let Ok(first) = orders.recv() {
         let mut events = Vec::new();
         let mut waiting = Vec::new();
@@ -120,7 +130,7 @@ fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: u32) {
                 Order::Flush(done) => waiting.push(done),
             }
         }
-        if let Err(error) = store.append_events(&events, keep) {
+        if let Err(error) = store.append_events(&events, keep.load(Ordering::Relaxed)) {
             tracing::error!(%error, "events could not be kept");
         }
         for done in waiting {

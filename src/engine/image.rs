@@ -218,6 +218,9 @@ impl Engine {
         }
         let record = ReferenceRecord { revision: before.as_ref().map_or(1, |r| r.revision + 1), ..record };
         self.store.put_reference(&record)?;
+        if before.is_some_and(|before| before.digest != record.digest) {
+            self.leave_garbage();
+        }
         self.memory.write().references.insert(key, record);
         self.write_index();
         self.touch();
@@ -239,7 +242,7 @@ impl Engine {
             }
             None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
         };
-        self.fetch(key, reference, options, standing, Some(progress)).await
+        self.fetch(key, reference, options, standing, Some(progress)).await.inspect_err(|_| self.leave_garbage())
     }
 
     /// Has a name made by hand point at what another reference points at.
@@ -257,6 +260,8 @@ impl Engine {
     /// Imports every image of an archive, and unpacks those for this machine.
     pub async fn import_by_hand(self: &Arc<Self>, path: &Path) -> Result<Vec<(Option<Reference>, Descriptor)>> {
         let _content = self.content.read().await;
+        // Those that get no name are nobody's.
+        self.leave_garbage();
         let engine = Arc::clone(self);
         let own = path.to_owned();
         let imported = tokio::task::spawn_blocking(move || engine.images.import_file(&own))
@@ -282,6 +287,7 @@ impl Engine {
         self.store.remove_reference(&key.namespace, &reference)?;
         let removed = self.memory.write().references.remove(&(key.namespace.clone(), reference));
         if removed.is_some() {
+            self.leave_garbage();
             self.write_index();
             self.event(key, EventType::Normal, "Removed", "the reference is gone");
         }

@@ -19,7 +19,8 @@ mod teardown;
 mod unwanted;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -46,7 +47,8 @@ pub use unwanted::GivenUp;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
-    config: Config,
+    // Replaced as a whole when the configuration is read again.
+    config: RwLock<Arc<Config>>,
     store: Arc<Store>,
     memory: Memory,
     images: Images,
@@ -63,6 +65,8 @@ pub struct Engine {
     answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,
+    // Something may have become garbage since the last question.
+    garbage: AtomicBool,
     // Pulls share it; the garbage collector has it alone.
     content: tokio::sync::RwLock<()>,
     // Held while the engine lives.
@@ -96,21 +100,11 @@ impl Engine {
         let store = Arc::new(Store::open(&root)?);
         let memory = Memory::load(&store)?;
         let events = EventLog::open(&store, config.events.keep)?;
-        let registry = RegistryConfig {
-            plain_http_hosts: config.registry.plain_http.clone(),
-            concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
-            ..RegistryConfig::default()
-        };
-        let registry = match config.registry.auth_files.as_slice() {
-            // Where Podman and Docker look.
-            [] => registry,
-            files => RegistryConfig { auth_files: files.to_vec(), ..registry },
-        };
-        let images = Images::open(&root, registry)?;
+        let images = Images::open(&root, registry(&config))?;
         let snapshots = Snapshots::open(&root)?;
         let host = HostFacts::detect()?;
         let engine = Arc::new(Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
             store,
             memory,
             images,
@@ -125,6 +119,7 @@ impl Engine {
             departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
+            garbage: AtomicBool::new(false),
             content: tokio::sync::RwLock::default(),
             _lock: lock,
         });
@@ -132,9 +127,25 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The settings in force.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The settings in force. Asked for anew at each use, so that a reload needs no further word.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes other settings into use. Only what [`Config::with_live`] lets through may differ: paths and cgroups
+    /// were handed out by the old ones.
+    pub fn configure(&self, config: Config) {
+        let before = std::mem::replace(
+            &mut *self.config.write().unwrap_or_else(PoisonError::into_inner),
+            Arc::new(config.clone()),
+        );
+        self.events.keep(config.events.keep);
+        if before.registry != config.registry {
+            self.images.configure(registry(&config));
+            // What a registry could not answer as it was asked, it may answer now.
+            lock_of(&self.answers).retain(|_, (_, answer)| answer.is_ok());
+        }
+        self.touch();
     }
 
     /// The database.
@@ -177,6 +188,16 @@ impl Engine {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
+    /// Something was given up that a collection may free.
+    fn leave_garbage(&self) {
+        self.garbage.store(true, Ordering::Release);
+    }
+
+    /// Whether something was since the last call.
+    pub fn take_garbage(&self) -> bool {
+        self.garbage.swap(false, Ordering::AcqRel)
+    }
+
     /// Records an event.
     pub fn event(&self, key: &ResourceKey, kind: EventType, reason: &str, message: impl Into<String>) {
         self.events.record(key, kind, reason, message.into());
@@ -203,7 +224,12 @@ impl Engine {
             Err(fault) if self.is_given_up(&(step.key.namespace.clone(), step.key.name.clone())) => {
                 self.event(&step.key, EventType::Normal, "GivenUp", fault.message.clone());
             }
-            Err(fault) => self.event(&step.key, EventType::Warning, "Failed", fault.message.clone()),
+            Err(fault) => {
+                if busy == Busy::Pulling {
+                    self.leave_garbage();
+                }
+                self.event(&step.key, EventType::Warning, "Failed", fault.message.clone());
+            }
         }
         self.touch();
         result
@@ -241,7 +267,20 @@ impl Engine {
 
     /// Where a container's bundle is while it has a task.
     pub fn bundle(&self, key: &ContainerKey) -> Result<Bundle> {
-        Bundle::at(&self.config.state, &key.0, &key.1).map_err(Fault::from)
+        Bundle::at(&self.config().state, &key.0, &key.1).map_err(Fault::from)
+    }
+}
+
+fn registry(config: &Config) -> RegistryConfig {
+    let registry = RegistryConfig {
+        plain_http_hosts: config.registry.plain_http.clone(),
+        concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+        ..RegistryConfig::default()
+    };
+    match config.registry.auth_files.as_slice() {
+        // Where Podman and Docker look.
+        [] => registry,
+        files => RegistryConfig { auth_files: files.to_vec(), ..registry },
     }
 }
 

@@ -92,7 +92,7 @@ impl Engine {
         if bundle.exists() {
             wait_for_shim(bundle.path(), shim).await;
             if !is_clean(bundle.path()) {
-                crate::runtime::cleanup(&self.config.shim_path(), bundle.path(), &self.config.address())
+                crate::runtime::cleanup(&self.config().shim_path(), bundle.path(), &self.config().address())
                     .await
                     .map_err(Fault::from)?;
             }
@@ -102,7 +102,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || {
             bundle.remove().map_err(Fault::from)?;
             let (namespace, name) = (bundle.namespace(), bundle.id());
-            crate::network::remove(&engine.config.state, namespace, name).map_err(Fault::from)?;
+            crate::network::remove(&engine.config().state, namespace, name).map_err(Fault::from)?;
             let path = engine.cgroup_path(namespace, name)?;
             cgroup::remove(&engine.host, engine.cgroup_driver(), &path).map_err(Fault::from)?;
             let _ = std::fs::remove_dir_all(engine.runtime_root(namespace).join(name));
@@ -139,10 +139,10 @@ impl Engine {
 
     /// Directories and cgroups of a namespace in which nothing is left.
     pub(super) fn remove_empty_directories(&self, namespace: &str) {
-        let _ = std::fs::remove_dir(self.config.state.join("tasks").join(namespace));
+        let _ = std::fs::remove_dir(self.config().state.join("tasks").join(namespace));
         let _ = std::fs::remove_dir(self.runtime_root(namespace));
-        let _ = std::fs::remove_dir(self.config.log_dir().join(namespace));
-        if let Ok(parent) = cgroup::CgroupParent::new(&self.config.cgroup_parent()) {
+        let _ = std::fs::remove_dir(self.config().log_dir().join(namespace));
+        if let Ok(parent) = cgroup::CgroupParent::new(&self.config().cgroup_parent()) {
             cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
         }
     }

@@ -48,7 +48,7 @@ struct Flight {
 /// Fetches blobs.
 pub struct Fetcher {
     store: ContentStore,
-    streams: Semaphore,
+    streams: Mutex<Arc<Semaphore>>,
     flights: Mutex<HashMap<Digest, Option<Flight>>>,
     landed: watch::Sender<u64>,
 }
@@ -71,10 +71,15 @@ impl Fetcher {
     pub fn new(store: ContentStore, concurrency: usize) -> Self {
         Self {
             store,
-            streams: Semaphore::new(concurrency.max(1)),
+            streams: Mutex::new(Arc::new(Semaphore::new(concurrency.max(1)))),
             flights: Mutex::default(),
             landed: watch::channel(0).0,
         }
+    }
+
+    /// As many streams at once from now on; those under way count as before and end by themselves.
+    pub fn set_concurrency(&self, concurrency: usize) {
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(concurrency.max(1)));
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Option<Flight>>> {
@@ -133,7 +138,8 @@ impl Fetcher {
         descriptor: &Descriptor,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), ImageError> {
-        let Ok(_permit) = self.streams.acquire().await else {
+        let streams = Arc::clone(&self.streams.lock().unwrap_or_else(PoisonError::into_inner));
+        let Ok(_permit) = streams.acquire().await else {
             return Err(ImageError::io("wait for a free stream", io::ErrorKind::BrokenPipe.into()));
         };
         let mut resumed = true;

@@ -99,7 +99,8 @@ impl Ingest {
 
     /// Adds bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
-        self.file.write_all(bytes).map_err(ImageError::at("write", &self.path))?;
+        // What filled the disk must not keep it full: nobody else could write either.
+        self.file.write_all(bytes).inspect_err(|_| self.keep = false).map_err(ImageError::at("write", &self.path))?;
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())

@@ -75,6 +75,12 @@ impl Images {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Speaks to registries in another way from the next request on; deadlines stay those of the start.
+    pub fn configure(&self, registry: RegistryConfig) {
+        self.inner.fetcher.set_concurrency(registry.concurrency);
+        self.inner.registries.configure(registry);
+    }
+
     /// The blobs.
     pub fn store(&self) -> &ContentStore {
         &self.inner.store

@@ -3,7 +3,8 @@
 //! Invariant: a row is committed before the effect that needs it and outlives the effect that removes it,
 //! so that a crash between any two leaves a row to repair by. Nothing is written when nothing changed.
 //! Records flow in and out as JSON columns; the keys beside them are the only things queried.
-//! Depends on [`crate::manifest`] and [`crate::plan`] types and [`crate::oci`]; knows no task and no image.
+//! Depends on types of [`crate::manifest`], [`crate::plan`], [`crate::oci`] and [`crate::shim::protocol`] (the last
+//! state of a task is kept as its shim said it); asks no shim and reads no image.
 
 mod migrations;
 mod records;

@@ -82,7 +82,7 @@ pub enum ApplyEvent {
         /// The step.
         step: Step,
     },
-    /// A step begins.
+    /// A step begins, or waits for a free place; steps begin side by side and are told done in the plan's order.
     Started {
         /// The step.
         step: Step,
@@ -113,7 +113,7 @@ pub enum ApplyEvent {
         /// A sentence for people.
         message: String,
     },
-    /// The last event.
+    /// The last event, before the fault of a `sync` that leaves a removal held.
     Summary {
         /// Steps done (with a dry run: to do).
         changed: u64,

@@ -67,7 +67,8 @@ impl std::fmt::Display for WaitFor {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusReport {
-    /// Whether everything is as declared: no pending step, no problem, nothing held.
+    /// Whether everything is as declared: no pending step, no problem, nothing held, no container that its shim
+    /// could not keep running.
     pub converged: bool,
     /// Whether a daemon answers (else the command line served itself).
     #[serde(default)]
@@ -86,6 +87,9 @@ pub struct StatusReport {
     /// Wanted, but impossible as things are.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// What is as somebody asked, and yet not as it would be without: containers stopped by hand.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Things that an administrator should know: `limits are best effort: no CAP_SYS_RESOURCE`.
     #[serde(default)]
     pub warnings: Vec<String>,

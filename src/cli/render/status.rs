@@ -24,8 +24,7 @@ pub(in crate::cli) fn screen(report: &StatusReport, now: Timestamp, colour: bool
     text.push_str(&table.render("  "));
     for source in &report.sources {
         if let Some(held) = &source.held {
-            let _ = writeln!(text, "  {} {}: {}", paint.yellow("held"), prose(&source.name), prose(held));
-            let _ = writeln!(text, "    to let it happen: bayplan sync --confirm-removal");
+            let _ = writeln!(text, "  {}: {}", paint.yellow(&prose(&source.name)), prose(held));
         }
         for problem in &source.problems {
             for line in problem.render(colour).lines() {
@@ -64,6 +63,12 @@ pub(in crate::cli) fn screen(report: &StatusReport, now: Timestamp, colour: bool
         heading(&mut text, paint, "PENDING STEPS");
         for step in &report.pending {
             let _ = writeln!(text, "  {}", steps::line(step, colour));
+        }
+    }
+    if !report.notes.is_empty() {
+        heading(&mut text, paint, "NOTES");
+        for note in &report.notes {
+            let _ = writeln!(text, "  {}", prose(note));
         }
     }
     if !report.warnings.is_empty() {

@@ -436,7 +436,10 @@ fn status_fits_a_screen_and_is_1_when_not_converged() {
                     path: Some("/etc/bayplan/manifests".into()),
                     files: 3,
                     resources: 12,
-                    held: Some("all of 3 files vanished at once".into()),
+                    held: Some(
+                        "held: 2 files vanished at once: a.yaml, b.yaml; bayplan sync --confirm-removal releases them"
+                            .into(),
+                    ),
                     problems: vec![Diagnostic::at(
                         Place { file: "bad.yaml".into(), line: 0, column: 0 },
                         "bad.yaml is not UTF-8",
@@ -473,8 +476,7 @@ fn status_fits_a_screen_and_is_1_when_not_converged() {
     SOURCES
       dir /etc/bayplan/manifests   3 files, 12 resources, 1 problem, read 5s ago
       apply:default                1 resource
-      held dir: all of 3 files vanished at once
-        to let it happen: bayplan sync --confirm-removal
+      dir: held: 2 files vanished at once: a.yaml, b.yaml; bayplan sync --confirm-removal releases them
       error: bad.yaml is not UTF-8
         --> bad.yaml
 

@@ -30,10 +30,12 @@ pub struct Held {
     pub reason: HeldReason,
 }
 
-/// One line for `status`.
+/// One line for `status`: why, and which files.
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.files.len();
+        let shown = self.files.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let more = if count > 3 { format!(" and {} more", count - 3) } else { String::new() };
         let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
         match self.reason {
             HeldReason::AllVanished => write!(f, "held: {files} vanished at once")?,
@@ -43,7 +45,7 @@ impl fmt::Display for Held {
             HeldReason::DirectoryGone => write!(f, "held: the manifest directory is gone with {files}")?,
         }
         let them = if count == 1 { "it" } else { "them" };
-        write!(f, "; bayplan sync --confirm-removal releases {them}")
+        write!(f, ": {shown}{more}; bayplan sync --confirm-removal releases {them}")
     }
 }
 

@@ -268,7 +268,10 @@ fn all_of_several_vanishing_at_once_is_held_until_a_person_confirms() {
     let outcome = world.look();
     assert!(!outcome.changed);
     assert_eq!(outcome.held.unwrap().files, ["a.yaml", "b.yaml"]);
-    assert_eq!(world.held(), "held: 2 files vanished at once; bayplan sync --confirm-removal releases them");
+    assert_eq!(
+        world.held(),
+        "held: 2 files vanished at once: a.yaml, b.yaml; bayplan sync --confirm-removal releases them"
+    );
     assert_eq!(world.wanted(), "db web");
     assert_eq!(world.look().held, None, "said once");
     world.restart();
@@ -343,7 +346,7 @@ fn a_directory_that_is_gone_removes_nothing() {
         assert_eq!(outcome.reports.len(), 1);
         assert_eq!(
             world.held(),
-            "held: the manifest directory is gone with 1 file; bayplan sync --confirm-removal releases it"
+            "held: the manifest directory is gone with 1 file: only.yaml; bayplan sync --confirm-removal releases it"
         );
         assert_eq!(world.look().reports, []);
         (world.scan.root, world.scan.files) = (there, files);

@@ -68,7 +68,7 @@ impl Session {
 
     /// Deadlines.
     pub fn timeouts(&self) -> Timeouts {
-        self.registries.config.timeouts
+        self.registries.config().timeouts
     }
 
     /// The failure, with this conversation's names.
@@ -268,7 +268,7 @@ impl Session {
         if let Some((user, password)) = &self.options.credentials {
             return Ok(Some(Credentials::Password { user: user.clone(), password: password.clone() }));
         }
-        credentials::find(&self.registries.config.auth_files, &self.reference).await.map_err(RegistryFailure::Auth)
+        credentials::find(&self.registries.config().auth_files, &self.reference).await.map_err(RegistryFailure::Auth)
     }
 
     /// The header that answers a challenge, remembered for the next request.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use reqwest::{Client, Response, StatusCode};
 use tokio::time::timeout;
@@ -32,7 +32,7 @@ impl Scheme {
 
 /// All registries: clients and what was learnt of hosts, shared by every session.
 pub struct Registries {
-    pub(super) config: RegistryConfig,
+    config: RwLock<Arc<RegistryConfig>>,
     pub(super) remembered: Remembered,
     schemes: Mutex<HashMap<String, Scheme>>,
     plain: OnceLock<Client>,
@@ -53,7 +53,7 @@ impl Registries {
     /// No connection is made and no certificate read before the first request.
     pub fn new(config: RegistryConfig) -> Self {
         Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
             remembered: Remembered::default(),
             schemes: Mutex::default(),
             plain: OnceLock::new(),
@@ -62,14 +62,19 @@ impl Registries {
         }
     }
 
-    /// What the configuration said.
-    pub fn config(&self) -> &RegistryConfig {
-        &self.config
+    /// What the configuration says now.
+    pub fn config(&self) -> Arc<RegistryConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says something else from the next request on.
+    pub fn configure(&self, config: RegistryConfig) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// The schemes to try for a host, in order.
     pub(super) fn schemes(&self, host: &str, plain_http: bool) -> Vec<Scheme> {
-        if plain_http || self.config.plain_http_hosts.iter().any(|h| h == host) {
+        if plain_http || self.config().plain_http_hosts.iter().any(|h| h == host) {
             return vec![Scheme::Http];
         }
         if !is_loopback(host) {
@@ -92,7 +97,7 @@ impl Registries {
 
     /// Whether credentials may go to this host without TLS.
     pub(super) fn plain_is_asked_for(&self, host: &str) -> bool {
-        is_loopback(host) || self.config.plain_http_hosts.iter().any(|h| h == host)
+        is_loopback(host) || self.config().plain_http_hosts.iter().any(|h| h == host)
     }
 
     pub(super) fn client(&self, scheme: Scheme, skip_verify: bool) -> Result<Client, RegistryFailure> {
@@ -109,7 +114,7 @@ impl Registries {
         let mut builder = Client::builder()
             .user_agent(concat!("bayplan/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(self.config.timeouts.connect)
+            .connect_timeout(self.config().timeouts.connect)
             .pool_idle_timeout(std::time::Duration::from_secs(15))
             .tcp_nodelay(true)
             .no_proxy();
