@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::error::{Class, Fault};
 use crate::runtime::{Bundle, ShimClient, cgroup};
 use crate::shim::protocol::{TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
@@ -26,14 +27,21 @@ impl Engine {
             work.push(tokio::spawn(async move {
                 if is_known && crate::runtime::shim_alive(&path) {
                     let adopted = match ShimClient::connect(&path).await {
-                        Ok(client) => engine.adopt_task(&id, client).await,
+                        Ok(client) => match engine.adopt_task(&id, client.clone()).await {
+                            // Whoever deleted the task ended before the shim was told to shut down.
+                            Err(fault) if fault.class == Class::NotFound => {
+                                client.shutdown().await.map_err(Fault::from).map(|()| None)
+                            }
+                            adopted => adopted.map(Some),
+                        },
                         Err(error) => Err(error.into()),
                     };
                     match adopted {
-                        Ok(state) => {
+                        Ok(Some(state)) => {
                             engine.adopted(&id, &state);
                             return;
                         }
+                        Ok(None) => {}
                         Err(fault) => {
                             engine.event(&container_key(&id), EventType::Warning, "ShimLost", fault.message);
                         }
