@@ -3,9 +3,11 @@
 //! Ours is what stands under our own directories and our own cgroup parent; nothing else is looked at.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::{Class, Fault};
+use crate::error::{Class, Result};
 use crate::runtime::{Bundle, ShimClient, cgroup};
 use crate::shim::protocol::{TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
@@ -25,18 +27,8 @@ impl Engine {
             let engine = Arc::clone(self);
             let is_known = known.contains(&id);
             work.push(tokio::spawn(async move {
-                if is_known && crate::runtime::shim_alive(&path) {
-                    let adopted = match ShimClient::connect(&path).await {
-                        Ok(client) => match engine.adopt_task(&id, client.clone()).await {
-                            // Whoever deleted the task ended before the shim was told to shut down.
-                            Err(fault) if fault.class == Class::NotFound => {
-                                client.shutdown().await.map_err(Fault::from).map(|()| None)
-                            }
-                            adopted => adopted.map(Some),
-                        },
-                        Err(error) => Err(error.into()),
-                    };
-                    match adopted {
+                if crate::runtime::shim_alive(&path) {
+                    match engine.adopt_or_end(&id, &path, is_known).await {
                         Ok(Some(state)) => {
                             engine.adopted(&id, &state);
                             return;
@@ -57,6 +49,34 @@ impl Engine {
         }
         self.sweep().await;
         self.finish_wishes().await;
+    }
+
+    /// Adopts the task of a living shim. A shim without a task, and one whose container no record knows, is ended:
+    /// `None`.
+    async fn adopt_or_end(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        bundle: &Path,
+        is_known: bool,
+    ) -> Result<Option<TaskState>> {
+        let client = ShimClient::connect(bundle).await?;
+        if is_known {
+            match self.adopt_task(id, client.clone()).await {
+                // Whoever deleted the task ended before the shim was told to shut down.
+                Err(fault) if fault.class == Class::NotFound => {}
+                adopted => return adopted.map(Some),
+            }
+        } else {
+            // Without a task these two are refused.
+            if let Err(error) = client.stop(rustix::process::Signal::KILL.as_raw(), Duration::ZERO).await {
+                tracing::debug!(container = %container_key(id), %error, "the end of an orphan");
+            }
+            if let Err(error) = client.delete().await {
+                tracing::debug!(container = %container_key(id), %error, "the end of an orphan");
+            }
+        }
+        client.shutdown().await?;
+        Ok(None)
     }
 
     /// What a person wanted and a crash kept from being done: to be removed after its end, to be stopped.
