@@ -232,6 +232,16 @@ error: image registry.local/web:stable is not in namespace shop
     }
 
     #[test]
+    fn nothing_shown_turns_the_direction_of_text_or_steers_the_terminal() {
+        let hostile = "a\u{202e}b\u{2066}c\u{9b}31m\u{1b}[2J: d";
+        let mut finding = finding(hostile, 1, 3);
+        finding.message = hostile.into();
+        let text = finding.render(false);
+        assert!(!text.contains(|c: char| turns_text(c) || (c.is_control() && c != '\n')), "{text:?}");
+        assert!(text.starts_with("error: a\\u{202e}b"), "{text}");
+    }
+
+    #[test]
     fn a_long_line_is_cut_on_both_sides() {
         let line = format!("{}bad{}", "x".repeat(5000), "y".repeat(5000));
         let text = finding(&line, 5001, 3).render(false);

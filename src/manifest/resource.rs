@@ -150,7 +150,7 @@ impl Reader<'_> {
 
     fn wrong_version(&mut self, node: &Node, version: &str, kind: Option<&str>) {
         let help = match kind {
-            Some(kind) if !KINDS.contains(&kind) && kind != "List" => {
+            Some(kind) if kind != "List" && self.near(kind, KINDS.into_iter().chain(LATER_KINDS)).is_none() => {
                 format!("a {kind} is another program's; bayplan's kinds are {}", KINDS.join(", "))
             }
             _ => format!("write apiVersion: {API_VERSION}"),

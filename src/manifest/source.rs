@@ -42,9 +42,8 @@ impl Text {
     pub fn decode(file: &SourceFile) -> Result<Self, Box<Diagnostic>> {
         let whole = || Place { file: file.name.clone(), line: 0, column: 0 };
         if file.text.len() > MAX_FILE {
-            let (size, over) = (file.text.len(), file.text.len() - MAX_FILE);
-            let size = format!("{}.{} MiB", size >> 20, (size & 0xf_ffff) * 10 >> 20);
-            let message = format!("{} is {size}, {over} bytes more than the 4 MiB of a manifest", file.name);
+            let message =
+                format!("{} holds {} bytes; a manifest may hold 4 MiB ({MAX_FILE})", file.name, file.text.len());
             let help = "split it into several files; data does not belong into manifests";
             return Err(Box::new(Diagnostic::at(whole(), message).help(help)));
         }

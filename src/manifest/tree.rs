@@ -141,7 +141,9 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
     }
     let mut finding = text.finding(extent, "the YAML is malformed", info);
     finding.length = finding.length.min(20);
-    finding.help = if info.contains("mapping values are not allowed") {
+    finding.help = if info.contains("escape code") {
+        Some("write the character itself, or its whole escape".into())
+    } else if info.contains("mapping values are not allowed") {
         Some(
             "indent a key like its neighbours, give each a line of its own, and quote a value that holds \": \"".into(),
         )
@@ -158,8 +160,6 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
         Some("replace each tab by a space".into())
     } else if info.contains("<document start>") {
         Some("a line with --- stands between two documents; a .json file holds one value, such as a kind: List".into())
-    } else if info.contains("escape code") {
-        Some("write the character itself, or its whole escape".into())
     } else {
         Some("write it as YAML, or quote it".into())
     };
@@ -168,7 +168,7 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
 
 fn too_deep(text: &Text, extent: Extent) -> Box<Diagnostic> {
     let message = format!("the file is nested more than {MAX_DEPTH} levels deep");
-    Box::new(text.finding(extent, message, "too deep").help("a manifest needs fewer than 20 levels"))
+    Box::new(text.finding(extent, message, "too deep").help("no field of a manifest needs that many"))
 }
 
 struct Open {
