@@ -82,14 +82,14 @@ install: ## Binaries, unit, schema and a default configuration [DESTDIR= PREFIX=
 	ln -sf bayplan-shim "$(bindir)/containerd-shim-bayplan-v1"
 	install -m 0644 schema/*.json "$(share)/bayplan/schema/"
 	install -m 0644 README.md CHANGELOG.md LICENSE docs/*.md "$(share)/doc/bayplan/"
-	sed 's|@PREFIX@|$(PREFIX)|g' deploy/bayplan.service >"$(lib)/systemd/system/bayplan.service"
+	umask 022; sed 's|@PREFIX@|$(PREFIX)|g' deploy/bayplan.service >"$(lib)/systemd/system/bayplan.service"
 	install -m 0644 deploy/tmpfiles.conf "$(lib)/tmpfiles.d/bayplan.conf"
 	install -m 0644 deploy/modules-load.conf "$(lib)/modules-load.d/bayplan.conf"
 	install -d "$(share)/bash-completion/completions" "$(share)/zsh/site-functions" "$(share)/fish/vendor_completions.d"
-	"$(BIN_DIR)/bayplan" completion bash >"$(share)/bash-completion/completions/bayplan"
-	"$(BIN_DIR)/bayplan" completion zsh >"$(share)/zsh/site-functions/_bayplan"
-	"$(BIN_DIR)/bayplan" completion fish >"$(share)/fish/vendor_completions.d/bayplan.fish"
-	[ -e "$(etc)/config.toml" ] || "$(BIN_DIR)/bayplan" config default >"$(etc)/config.toml"
+	umask 022; "$(BIN_DIR)/bayplan" completion bash >"$(share)/bash-completion/completions/bayplan"
+	umask 022; "$(BIN_DIR)/bayplan" completion zsh >"$(share)/zsh/site-functions/_bayplan"
+	umask 022; "$(BIN_DIR)/bayplan" completion fish >"$(share)/fish/vendor_completions.d/bayplan.fish"
+	umask 022; [ -e "$(etc)/config.toml" ] || "$(BIN_DIR)/bayplan" config default >"$(etc)/config.toml"
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; \
 	  echo "installed; next: systemctl enable --now bayplan"; fi
 

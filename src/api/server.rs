@@ -100,13 +100,7 @@ where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
 {
-    post(move |State(shared): State<Shared>, body: Bytes| async move {
-        guarded(async {
-            let request = parse(&body)?;
-            json(&method(&*shared.service, request).await?)
-        })
-        .await
-    })
+    answering(method, |answer, _| json(&answer))
 }
 
 /// A call without a body.
@@ -125,10 +119,19 @@ where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
 {
+    answering(method, |stream, stop| Ok(lines(stream, stop)))
+}
+
+/// A call with a JSON body; `response` makes the answer's bytes.
+fn answering<Q, A>(method: Method<Q, A>, response: fn(A, CancellationToken) -> Result<Response>) -> MethodRouter<Shared>
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Send + 'static,
+{
     post(move |State(shared): State<Shared>, body: Bytes| async move {
         guarded(async {
             let request = parse(&body)?;
-            Ok(lines(method(&*shared.service, request).await?, shared.stop))
+            response(method(&*shared.service, request).await?, shared.stop)
         })
         .await
     })

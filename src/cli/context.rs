@@ -8,7 +8,7 @@ use super::args::{Global, Output};
 use super::{node, ui::Ui};
 use crate::api::Client;
 use crate::config::Config;
-use crate::error::{Class, Result};
+use crate::error::{Class, Fault, Result};
 
 /// See the module.
 pub struct Context {
@@ -83,6 +83,18 @@ impl Context {
         self.find_daemon()?;
         if let Some(node) = &self.node {
             return Ok(node.clone());
+        }
+        // Nothing but the address was said: any other node would be the wrong one.
+        let global = &self.global;
+        if let Some(address) = &global.address
+            && global.root.is_none()
+            && global.state.is_none()
+            && global.config.is_none()
+        {
+            let message = format!("no daemon answers at {}", address.display());
+            return Err(Fault::new(Class::Refused, message).help(
+                "start it; or leave --address out and name the node by --root and --state, to do without a daemon",
+            ));
         }
         let refused = match node::open(self.config()?.clone()).await {
             Ok(service) => return Ok(self.node.insert(Arc::new(Client::in_process(service))).clone()),

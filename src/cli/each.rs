@@ -1,6 +1,7 @@
 //! One operation on several objects: each is tried, each that worked is named, the first failure decides.
 
 use super::context::Context;
+use crate::api::Client;
 use crate::error::Result;
 
 /// Runs `operation` on each name. What it returns beside success is a note for the person.
@@ -31,7 +32,29 @@ pub(super) async fn object(
     Ok(status)
 }
 
-/// What to say when something taken away comes back.
-pub(super) fn comes_back(what: &str, declared_by: Option<String>) -> Option<String> {
-    declared_by.map(|source| format!("{source} declares {what}: it comes back"))
+/// What `rm` and `rmi` take.
+#[derive(Debug, clap::Args)]
+pub(super) struct Removal {
+    /// What to remove
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    /// Also what runs, which is killed first, and what is used or declared
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Removal {
+    /// Removes each. `remove` gives what it removed, and the source that declares it.
+    pub(super) async fn run(
+        self,
+        context: &mut Context,
+        remove: impl AsyncFn(&Client, &str, &str, bool) -> Result<(String, Option<String>)>,
+    ) -> Result<u8> {
+        let (node, namespace) = (context.node().await?, context.namespace());
+        object(self.names, context, async |name| {
+            let (what, declared_by) = remove(&node, &namespace, name, self.force).await?;
+            Ok(declared_by.map(|source| format!("{source} declares {what}: it comes back")))
+        })
+        .await
+    }
 }

@@ -112,6 +112,9 @@ pub(super) fn subject(flags: Flags, words: Vec<OsString>) -> Result<Subject> {
     let missing =
         |what: &str| Fault::new(Class::Usage, format!("{what} is missing")).help("the order is IMAGE ID [COMMAND…]");
     let image = words.next().ok_or_else(|| missing("IMAGE"))??;
+    if image.starts_with('-') {
+        return Err(unknown_flag(&image));
+    }
     let id = words.next().ok_or_else(|| missing("ID"))??;
     let command = words.collect::<Result<Vec<String>>>()?;
     if id.starts_with('-') {
@@ -124,6 +127,19 @@ pub(super) fn subject(flags: Flags, words: Vec<OsString>) -> Result<Subject> {
         spec.command = Some(command);
     }
     Ok(Subject { id, spec, labels })
+}
+
+/// What stands where flags stand and is none of ours.
+fn unknown_flag(word: &str) -> Fault {
+    let flag = word.split('=').next().unwrap_or(word);
+    let help = match flag {
+        "--name" => "the name stands behind the image: IMAGE ID [COMMAND…]",
+        "--entrypoint" => "a COMMAND behind ID replaces ENTRYPOINT and CMD",
+        "-t" | "--tty" | "-it" | "-ti" | "-p" | "--publish" => "not supported by this version yet: leave it out",
+        "--network" | "--net" => "--net-host is the node's network; without it there is loopback only",
+        _ => "bayplan run --help lists the flags; they stand before IMAGE",
+    };
+    Fault::new(Class::Usage, format!("there is no flag {flag}")).help(help)
 }
 
 /// A reference, or wrong usage with the full name suggested.
@@ -299,6 +315,8 @@ mod tests {
     fn slips_are_explained() {
         let fault = subject(Flags::default(), words(&["docker.io/a/b:1", "--rm", "web"])).unwrap_err();
         assert_eq!(fault.help.unwrap(), "flags stand before IMAGE: --rm docker.io/a/b:1 ID");
+        let fault = subject(Flags::default(), words(&["--publish=80:80", "docker.io/a/b:1", "web"])).unwrap_err();
+        assert_eq!(fault.message, "there is no flag --publish");
         let fault = subject(Flags::default(), words(&["nginx", "web"])).unwrap_err();
         assert_eq!(fault.help.unwrap(), "write docker.io/library/nginx:latest");
         let flags = Flags { memory_limit: Some("64m".parse().unwrap()), ..Flags::default() };

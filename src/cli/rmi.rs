@@ -1,7 +1,7 @@
 //! `bayplan rmi`, `bayplan image rm`.
 
 use super::context::Context;
-use super::each;
+use super::each::Removal;
 use crate::api::{RemoveImageRequest, Service as _};
 use crate::error::Result;
 
@@ -10,22 +10,17 @@ use crate::error::Result;
 /// Refuses one that a container uses, unless forced. What a source declares comes back; the command says so.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// References
-    #[arg(value_name = "IMAGE", required = true)]
-    pub names: Vec<String>,
-    /// Also one that is used or declared
-    #[arg(short, long)]
-    pub force: bool,
+    #[command(flatten)]
+    removal: Removal,
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
-    let (node, namespace) = (context.node().await?, context.namespace());
-    each::object(args.names, context, async |name| {
+    let remove = async |node: &crate::api::Client, namespace: &str, name: &str, force| {
         let name = name.strip_prefix("image/").or_else(|| name.strip_prefix("tag/")).unwrap_or(name).to_owned();
-        let request = RemoveImageRequest { namespace: namespace.clone(), name, force: args.force };
+        let request = RemoveImageRequest { namespace: namespace.to_owned(), name, force };
         let removed = node.remove_image(request).await?;
-        Ok(each::comes_back(&removed.reference, removed.declared_by))
-    })
-    .await
+        Ok((removed.reference, removed.declared_by))
+    };
+    args.removal.run(context, remove).await
 }

@@ -274,6 +274,11 @@ impl Node {
             conditions: Vec::new(),
         };
         let resource = declared.map(|declared| &declared.resource).or(record.map(|record| &record.resource));
+        // A namespace that nobody declared is as old as the first of what stands in it.
+        let contained = records.containers.values().filter(|r| within(&r.namespace)).map(|r| r.created);
+        let contained =
+            contained.chain(records.references.values().filter(|r| within(&r.namespace)).map(|r| r.created));
+        let created = record.map(|record| record.created).or_else(|| contained.min());
         let metadata = ItemMetadata {
             namespace: namespace.to_owned(),
             name: namespace.to_owned(),
@@ -285,7 +290,7 @@ impl Node {
                 .or_else(|| records.containers.values().find(|r| within(&r.namespace)).map(|r| r.source.clone()))
                 .or_else(|| records.references.values().find(|r| within(&r.namespace)).map(|r| r.source.clone()))
                 .unwrap_or(Source::Cli),
-            created: record.map_or_else(jiff::Timestamp::now, |record| record.created),
+            created: created.unwrap_or_else(jiff::Timestamp::now),
             labels: resource.map(|resource| resource.metadata.labels.clone()).unwrap_or_default(),
             annotations: resource.map(|resource| resource.metadata.annotations.clone()).unwrap_or_default(),
         };

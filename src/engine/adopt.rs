@@ -3,8 +3,10 @@
 //! Ours is what stands under our own directories and our own cgroup parent; nothing else is looked at.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::error::{Class, Result};
 use crate::manifest::RestartPolicy;
 use crate::runtime::{Bundle, ShimClient, cgroup};
 use crate::shim::protocol::{Exit, TaskPhase, TaskState};
@@ -34,15 +36,12 @@ impl Engine {
                     return;
                 }
                 if crate::runtime::shim_alive(&path) {
-                    let adopted = match ShimClient::connect(&path).await {
-                        Ok(client) => engine.adopt_task(&id, client).await,
-                        Err(error) => Err(error.into()),
-                    };
-                    match adopted {
-                        Ok(state) => {
+                    match engine.adopt_or_end(&id, &path).await {
+                        Ok(Some(state)) => {
                             engine.adopted(&id, &state);
                             return;
                         }
+                        Ok(None) => {}
                         Err(fault) => {
                             engine.event(&container_key(&id), EventType::Warning, "ShimLost", fault.message);
                         }
@@ -58,6 +57,19 @@ impl Engine {
         }
         self.sweep().await;
         self.finish_wishes().await;
+    }
+
+    /// Adopts the task of a living shim. A shim whose task is deleted is ended: `None`.
+    async fn adopt_or_end(self: &Arc<Self>, id: &ContainerKey, bundle: &Path) -> Result<Option<TaskState>> {
+        let client = ShimClient::connect(bundle).await?;
+        match self.adopt_task(id, client.clone()).await {
+            // Whoever deleted the task ended before the shim was told to shut down.
+            Err(fault) if fault.class == Class::NotFound => {
+                client.shutdown().await?;
+                Ok(None)
+            }
+            adopted => adopted.map(Some),
+        }
     }
 
     /// What a person wanted and a crash kept from being done: to be removed after its end, to be stopped.

@@ -484,7 +484,8 @@ impl Engine {
     /// What runs the container must be there before anything of it is made, and before what it replaces goes.
     fn check_runtime(&self, spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
         self.runtime_binary(spec).map_err(|fault| in_container(key, fault))?;
-        crate::runtime::check_own_shim(&self.config().shim_path()).map_err(|error| in_container(key, Fault::from(error)))
+        crate::runtime::check_own_shim(&self.config().shim_path())
+            .map_err(|error| in_container(key, Fault::from(error)))
     }
 
     fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {

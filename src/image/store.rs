@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,6 +30,11 @@ impl ContentStore {
     /// Opens or makes the store at `<root>/content`.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let root = root.join("content");
+        // Images may be private, and nobody else may write here, whatever the umask.
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::create_dir_all(&root)
+            .and_then(|()| fs::set_permissions(&root, closed))
+            .map_err(ImageError::at("make", &root))?;
         for dir in ["blobs/sha256", "ingest"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(ImageError::at("make", &dir))?;

@@ -98,8 +98,13 @@ impl<R: Read> Reader<R> {
     /// The next entry; `None` after the end of the archive. What was not read of the last one is skipped.
     #[expect(clippy::should_implement_trait, reason = "an entry borrows the stream in spirit: no iterator")]
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
-        self.skip(self.left + self.padding)?;
-        (self.left, self.padding) = (0, 0);
+        let (left, padding) = (std::mem::take(&mut self.left), std::mem::take(&mut self.padding));
+        self.skip(left)?;
+        // Some writers (`umoci insert`) end with the last file's last byte; Go's archive/tar takes it, too.
+        match self.skip(padding) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            skipped => skipped?,
+        }
         let mut extended = Extended::default();
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
@@ -488,6 +493,17 @@ mod tests {
         damaged[3] ^= 1;
         assert!(Reader::new(&damaged[..]).next().is_err());
         assert!(Reader::new(&[b'x'; 2000][..]).next().is_err());
+    }
+
+    #[test]
+    fn only_the_padding_behind_the_last_file_may_be_missing() {
+        let whole = file("a", &[1; 700]);
+        let mut reader = Reader::new(&whole[..512 + 700]);
+        reader.next().unwrap().unwrap();
+        assert!(reader.next().unwrap().is_none());
+        let mut reader = Reader::new(&whole[..512 + 699]);
+        reader.next().unwrap().unwrap();
+        assert!(reader.next().is_err());
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn put(out: &mut String, c: char) -> usize {
             out.push_str("    ");
             TAB
         }
-        c => match c.width() {
+        c => match c.width().filter(|_| !turns_text(c)) {
             Some(width) => {
                 out.push(c);
                 width
@@ -79,11 +79,17 @@ fn put(out: &mut String, c: char) -> usize {
     }
 }
 
-/// One line of prose: control characters, line breaks among them, become visible escapes.
-fn prose(text: &str) -> String {
+/// Marks that change the direction of the text around them: what stands there would not be what is seen.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text from elsewhere as one line: control characters, line breaks among them, and what turns the direction of text become
+/// visible escapes, so that no manifest, image or process can write escapes to the terminal.
+pub(crate) fn prose(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() || turns_text(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }
@@ -223,6 +229,16 @@ error: image registry.local/web:stable is not in namespace shop
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[3], "14 |     name: 船 bad");
         assert_eq!(lines[4], "   |              ^^^ not declared, and the registry answers 404");
+    }
+
+    #[test]
+    fn nothing_shown_turns_the_direction_of_text_or_steers_the_terminal() {
+        let hostile = "a\u{202e}b\u{2066}c\u{9b}31m\u{1b}[2J: d";
+        let mut finding = finding(hostile, 1, 3);
+        finding.message = hostile.into();
+        let text = finding.render(false);
+        assert!(!text.contains(|c: char| turns_text(c) || (c.is_control() && c != '\n')), "{text:?}");
+        assert!(text.starts_with("error: a\\u{202e}b"), "{text}");
     }
 
     #[test]

@@ -103,10 +103,11 @@ impl Reader<'_> {
                 let kind = prefixed(&RLIMITS, "RLIMIT_", &text);
                 if kind.is_none() {
                     let upper = text.to_ascii_uppercase();
-                    let full = if upper.starts_with("RLIMIT_") { upper } else { format!("RLIMIT_{upper}") };
-                    let help = match self.near(&full, RLIMITS) {
-                        Some(near) => format!("did you mean {}?", &near[7..]),
-                        None => format!("it is one of {}", RLIMITS.map(|name| &name[7..]).join(", ")),
+                    let bare = upper.strip_prefix("RLIMIT_").unwrap_or(&upper);
+                    let limits = RLIMITS.map(|name| &name["RLIMIT_".len()..]);
+                    let help = match self.near(bare, limits) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => format!("it is one of {}", limits.join(", ")),
                     };
                     self.report(n.extent, format!("{p}: {text:?} is not a limit"), "unknown limit", Some(help));
                 }

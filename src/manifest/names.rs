@@ -9,8 +9,11 @@ pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     let word = plain(word);
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &plain(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= (word.len().max(candidate.len()) / 3).max(1))
+        .filter_map(|candidate| {
+            let plain = plain(candidate);
+            let distance = strsim::damerau_levenshtein(&word, &plain);
+            (distance <= (word.len().max(plain.len()) / 3).max(1)).then_some((distance, candidate))
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
         self.fields.insert(path.to_owned(), self.text.place(extent));
     }
 
-    fn wrong_type(&mut self, node: &Node, path: &str, expected: &str, help: Option<String>) {
+    pub fn wrong_type(&mut self, node: &Node, path: &str, expected: &str, help: Option<String>) {
         let stands = describe(node);
         self.report(node.extent, format!("{path} must be {expected}, not {stands}"), &stands, help);
     }
@@ -268,6 +268,14 @@ impl<'a> Reader<'a> {
             return None;
         }
         self.mark(path, node.extent);
+        let digits = text.trim_start_matches(['-', '+']);
+        if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) {
+            let plain = digits.trim_start_matches('0');
+            let plain = if plain.is_empty() { "0" } else { plain };
+            let help = format!("write 0o{plain} for octal, or {plain}");
+            self.report(node.extent, format!("{path}: {text} may be octal or decimal"), "begins with 0", Some(help));
+            return None;
+        }
         match integer(text) {
             Some(number) if (min..=max).contains(&number) => Some(number),
             value => {

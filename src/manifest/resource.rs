@@ -29,6 +29,7 @@ const ENVELOPE: Fields = Fields {
         ("namespace", "write metadata.namespace"),
         ("labels", "write metadata.labels"),
         ("image", "write spec.image"),
+        ("services", "this is a Compose file; write each service as a Container, or all of them as one BayPlan"),
     ],
 };
 const LIST: Fields =
@@ -94,7 +95,9 @@ impl Reader<'_> {
         self.fields = BTreeMap::new();
         self.subject = String::new();
         if node.entries().is_none() {
-            self.map(node, "");
+            let several =
+                "a manifest is a map; several stand in one file with a line --- between them, or as a kind: List";
+            self.wrong_type(node, "a manifest", "a map", Some(several.into()));
             return;
         }
         let word = node.get("kind").and_then(|kind| match &kind.value {
@@ -107,7 +110,7 @@ impl Reader<'_> {
         // Fields of a kind that is not known are not judged: one finding says it all.
         let known = word.is_none_or(|word| KINDS.contains(&word));
         let Some(o) = (if known { self.object(node, "", &ENVELOPE) } else { self.envelope_only(node) }) else { return };
-        let version = self.api_version(&o);
+        let version = self.api_version(&o, word);
         let Some(kind) = self.kind(&o, version) else { return };
         if !version {
             return;
@@ -136,7 +139,7 @@ impl Reader<'_> {
             && version != API_VERSION
             && version != "v1"
         {
-            self.wrong_version(n, &version);
+            self.wrong_version(n, &version, None);
         }
         let Some((items, path)) = o.get("items") else { return };
         for (item, _) in self.list(items, &path, None).unwrap_or_default() {
@@ -145,20 +148,25 @@ impl Reader<'_> {
         self.subject = String::new();
     }
 
-    fn wrong_version(&mut self, node: &Node, version: &str) {
-        self.report(
-            node.extent,
-            format!("apiVersion {version:?} is not known"),
-            "not a version of bayplan's",
-            Some(format!("write apiVersion: {API_VERSION}")),
-        );
+    fn wrong_version(&mut self, node: &Node, version: &str, kind: Option<&str>) {
+        let help = match kind {
+            Some(kind) if kind != "List" && self.near(kind, KINDS.into_iter().chain(LATER_KINDS)).is_none() => {
+                format!("a {kind} is another program's; bayplan's kinds are {}", KINDS.join(", "))
+            }
+            _ => format!("write apiVersion: {API_VERSION}"),
+        };
+        let message = format!("apiVersion {version:?} is not known");
+        self.report(node.extent, message, "not a version of bayplan's", Some(help));
     }
 
-    fn api_version(&mut self, o: &Object<'_>) -> bool {
+    fn api_version(&mut self, o: &Object<'_>, kind: Option<&str>) -> bool {
         let Some((n, p)) = self.need(o, "apiVersion", "write apiVersion: bayplan.dev/v1") else { return false };
-        let Some(version) = self.string(n, &p) else { return false };
+        let Some(version) = n.scalar() else {
+            self.string(n, &p);
+            return false;
+        };
         if version != API_VERSION {
-            self.wrong_version(n, &version);
+            self.wrong_version(n, version, kind);
         }
         version == API_VERSION
     }

@@ -42,12 +42,16 @@ impl Text {
     pub fn decode(file: &SourceFile) -> Result<Self, Box<Diagnostic>> {
         let whole = || Place { file: file.name.clone(), line: 0, column: 0 };
         if file.text.len() > MAX_FILE {
-            // One digit after the point is for people.
-            #[allow(clippy::cast_precision_loss)]
-            let size = file.text.len() as f64 / 1_048_576.0;
-            let message = format!("{} is {size:.1} MiB; a manifest may hold 4 MiB", file.name);
+            let message =
+                format!("{} holds {} bytes; a manifest may hold 4 MiB ({MAX_FILE})", file.name, file.text.len());
             let help = "split it into several files; data does not belong into manifests";
             return Err(Box::new(Diagnostic::at(whole(), message).help(help)));
+        }
+        // Their byte order marks.
+        if matches!(*file.text, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
+            let message = format!("{} is UTF-16 or UTF-32", file.name);
+            let help = "save it as UTF-8, such as: iconv -f UTF-16 -t UTF-8";
+            return Err(Box::new(Diagnostic::at(Place { line: 1, column: 1, ..whole() }, message).help(help)));
         }
         let bytes = file.text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file.text);
         let skipped = file.text.len() - bytes.len();

@@ -163,6 +163,8 @@ fn every_wrong_field_says_what_was_wanted() {
             "ports: ['80:80']",
             "restartPolicy: Always",
             "zzz: 1",
+            "securityContext: {runAsUser: 0755}",
+            "rlimits: [{type: foo, soft: 1, hard: 1}]",
             "tty: yes",
             "tty: 'true'",
             "tty: [true]",
@@ -264,6 +266,9 @@ fn wrong_envelopes_are_refused() {
         format!("{head}kind: container\nspec: {{}}"),
         format!("{head}kind: Pod\nspec: {{}}"),
         "apiVersion: apps/v1\nkind: Deployment\nspec: {}\nfoo: 1".into(),
+        "apiVersion: v1\nkind: Pod\nspec: {}".into(),
+        "services: {web: {image: nginx}}".into(),
+        "- a".into(),
         "apiVersion: bayplan.dev/v2\nkind: Image\nspec: {reference: a.io/x}".into(),
         format!("{head}kind: Container\nmetadata: {{name: x}}"),
         format!("{head}kind: Container\nspec: {{image: a.io/x}}"),
@@ -298,6 +303,10 @@ fn broken_text_is_refused_with_its_place() {
     };
     let cases = [
         ("tab", "a:\n\tb: c\n".to_owned()),
+        ("tab after a colon", "a:\tb\n".into()),
+        ("anchor of another document", "a: &x 1\n---\nb: *x\n".into()),
+        ("merge of words", "a:\n  <<: [b, c]\n".into()),
+        ("very deep", format!("a: {}\n", "[".repeat(1000))),
         ("tab after spaces", "a:\n  b: c\n  \tc: d\n".into()),
         ("truncated", "a: [1, 2\n".into()),
         ("truncated quote", "a: \"b\nc: d\n".into()),
@@ -336,6 +345,7 @@ fn binary_and_oversized_files_are_refused_with_the_offset() {
     assert_eq!((finding.place.line, finding.place.column), (2, 4));
     assert!(finding.message.contains("byte 0xff is not UTF-8 (byte offset 8)"), "{finding}");
     assert!(refuse(b"\x7fELF\x01\x00").message.contains("control character U+0001 stands here (byte offset 4)"));
+    assert!(refuse(b"\xff\xfea\0:\0").help.is_some_and(|help| help.contains("UTF-8")));
     for size in [MAX_FILE + 1, 10 << 20, 11 << 20] {
         let finding = refuse(&vec![b'#'; size]);
         assert!(finding.message.contains("a manifest may hold 4 MiB") && finding.place.line == 0, "{finding}");

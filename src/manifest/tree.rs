@@ -55,6 +55,14 @@ impl Node {
         }
     }
 
+    /// The text of a scalar as it was written, whatever its type.
+    pub fn scalar(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(text, kind) if *kind != ScalarKind::Null => Some(text),
+            _ => None,
+        }
+    }
+
     /// The value of a key, if this is a map that has it.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries()?.iter().find(|entry| entry.key == key).map(|entry| entry.node.as_ref())
@@ -128,10 +136,17 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
     };
     let rest = text.line(line).chars().skip(column as usize - 1).count();
     let extent = Extent { line, column, length: if rest == 0 { 1 } else { 0 } };
+    if info.contains("recursion limit") {
+        return *too_deep(text, extent);
+    }
     let mut finding = text.finding(extent, "the YAML is malformed", info);
     finding.length = finding.length.min(20);
-    finding.help = if info.contains("mapping values are not allowed") {
-        Some("quote a value that holds \": \", and give each key a line of its own".into())
+    finding.help = if info.contains("escape code") {
+        Some("write the character itself, or its whole escape".into())
+    } else if info.contains("mapping values are not allowed") {
+        Some(
+            "indent a key like its neighbours, give each a line of its own, and quote a value that holds \": \"".into(),
+        )
     } else if info.contains("simple key") || info.contains("expect ':'") {
         Some("a key ends with a colon and a space, and is indented like its neighbours".into())
     } else if info.contains("unknown anchor") {
@@ -141,10 +156,19 @@ fn syntax(text: &Text, error: &ScanError) -> Diagnostic {
         .any(|part| info.contains(part))
     {
         Some("a bracket, brace or quote is not closed, or the file is cut off".into())
+    } else if text.line(line).contains('\t') {
+        Some("replace each tab by a space".into())
+    } else if info.contains("<document start>") {
+        Some("a line with --- stands between two documents; a .json file holds one value, such as a kind: List".into())
     } else {
-        None
+        Some("write it as YAML, or quote it".into())
     };
     finding
+}
+
+fn too_deep(text: &Text, extent: Extent) -> Box<Diagnostic> {
+    let message = format!("the file is nested more than {MAX_DEPTH} levels deep");
+    Box::new(text.finding(extent, message, "too deep").help("no field of a manifest needs that many"))
 }
 
 struct Open {
@@ -274,15 +298,10 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn too_deep(&self, extent: Extent) -> Box<Diagnostic> {
-        let message = format!("the file is nested more than {MAX_DEPTH} levels deep");
-        Box::new(self.text.finding(extent, message, "too deep"))
-    }
-
     fn open(&mut self, open: Open) -> Step {
         self.counted(open.extent)?;
         if self.stack.len() >= MAX_DEPTH as usize {
-            return Err(self.too_deep(open.extent));
+            return Err(too_deep(self.text, open.extent));
         }
         self.stack.push(open);
         Ok(())
@@ -335,7 +354,7 @@ impl Builder<'_> {
                         .finding(extent, "a merge key (<<) takes a map or a list of maps", "merges something else")
                         .help("write <<: *name, where &name stands at a map");
                     self.found.push(finding);
-                    continue;
+                    break;
                 };
                 for entry in from {
                     if let std::collections::hash_map::Entry::Vacant(vacant) = index.entry(entry.key.clone()) {
@@ -362,12 +381,20 @@ impl Builder<'_> {
 
     fn alias(&mut self, id: usize, extent: Extent) -> Step {
         let Some(node) = self.anchors.get(&id).cloned() else {
-            let finding = self.text.finding(extent, "an alias stands inside its own anchor", "refers to itself");
+            let finding = if self.stack.iter().any(|open| open.anchor == id) {
+                let help = "write out what it is to repeat";
+                self.text.finding(extent, "an alias stands inside its own anchor", "refers to itself").help(help)
+            } else {
+                let help = "anchors end with their document: repeat &name in this one";
+                self.text
+                    .finding(extent, "an alias refers to an anchor of another document", "not in this one")
+                    .help(help)
+            };
             return Err(Box::new(finding));
         };
         self.expanded(node.size, extent)?;
         if self.stack.len() + node.height as usize > MAX_DEPTH as usize {
-            return Err(self.too_deep(extent));
+            return Err(too_deep(self.text, extent));
         }
         self.finish(0, node)
     }
@@ -412,6 +439,7 @@ impl Builder<'_> {
                     },
                     _ => {
                         let finding = self.text.finding(node.extent, "a key must be a word", "not a plain key");
+                        let finding = finding.help("quote it if it is meant as text, such as \"null\"");
                         self.found.push(finding);
                         Key::Bad
                     }

@@ -189,10 +189,19 @@ impl RuntimeError {
                 let pid = pids.first().copied().unwrap_or_default();
                 format!("a process in uninterruptible sleep waits for a disk or a server: see cat /proc/{pid}/stack")
             }
+            Self::Refused { message, .. } if message.contains("executable file not found") => {
+                "its command (or the image's ENTRYPOINT and CMD) names a program that the image does not have".into()
+            }
             Self::TimedOut { .. } => "see whether the node is short of memory or its disk hangs".into(),
             _ => return None,
         })
     }
+}
+
+/// What runc says in the end, behind who called whom.
+fn cause(message: &str) -> Option<&str> {
+    let (_, said) = message.split_once("runc create failed: ")?;
+    Some(said.strip_prefix("unable to start container process: ").unwrap_or(said))
 }
 
 impl From<RuntimeError> for Fault {
@@ -203,7 +212,11 @@ impl From<RuntimeError> for Fault {
             RuntimeError::Json { .. } => Class::Bug,
             _ => Class::Runtime,
         };
-        let fault = Fault::new(class, error.to_string());
+        let message = match &error {
+            RuntimeError::Refused { message, .. } => cause(message).map(|cause| format!("runc: {cause}")),
+            _ => None,
+        };
+        let fault = Fault::new(class, message.unwrap_or_else(|| error.to_string()));
         match error.help() {
             Some(help) => fault.help(help),
             None => fault,
@@ -214,6 +227,20 @@ impl From<RuntimeError> for Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_runc_says_is_told_without_who_called_it() {
+        let fault = Fault::from(RuntimeError::Refused {
+            object: "shop/web".into(),
+            call: "Create",
+            code: ttrpc::Code::UNKNOWN,
+            message: "runtime create of container web: runc create failed: unable to start container process: \
+                      exec: \"nope\": executable file not found in $PATH"
+                .into(),
+        });
+        assert_eq!(fault.message, "runc: exec: \"nope\": executable file not found in $PATH");
+        assert!(fault.help.is_some_and(|help| help.contains("ENTRYPOINT")));
+    }
 
     #[test]
     fn a_missing_runc_names_the_package_to_install() {

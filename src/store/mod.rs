@@ -81,6 +81,13 @@ pub enum Durability {
     InOrder,
 }
 
+/// Makes the file for root alone, or makes it so. What hinders this hinders SQLite too, which says so.
+fn private(path: &Path) {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let _ = file.and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o600)));
+}
+
 /// The database, open. One writer at a time by the node's lock; cheap to share.
 pub struct Store {
     path: PathBuf,
@@ -92,6 +99,8 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join("bayplan.db");
         let sqlite = |source| StoreError::Sqlite { path: path.clone(), source };
+        // Environments of containers are nobody else's to read, whatever the umask; SQLite gives its journals the same mode.
+        private(&path);
         let mut connection = Connection::open(&path).map_err(sqlite)?;
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         connection
@@ -367,6 +376,22 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_root_reads_the_database() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("bayplan.db");
+        // As an older version, or a copy from a backup, left it.
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let store = Store::open(root.path()).unwrap();
+        store.set_value("a", "1").unwrap();
+        for entry in std::fs::read_dir(root.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
+    }
 
     #[test]
     fn a_reopened_database_holds_what_was_committed_and_an_unchanged_one_is_not_written() {

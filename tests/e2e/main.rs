@@ -25,6 +25,7 @@ mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
+mod orphans;
 mod reboot;
 mod reload;
 mod restart;

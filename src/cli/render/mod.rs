@@ -38,15 +38,7 @@ impl Paint {
     }
 }
 
-/// Text from elsewhere as one line: control characters become visible escapes, so that no manifest, image
-/// or process can write escapes to the terminal.
-pub(super) fn prose(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
-}
+pub(super) use crate::manifest::diagnostic::prose;
 
 /// Bytes for people: `12.3 MB`.
 pub(super) fn size(bytes: u64) -> String {

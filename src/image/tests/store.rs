@@ -1,6 +1,7 @@
 //! The store by itself: crashes, corruption, collection.
 
 use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use super::fixture::{Blobs, LayerTar};
@@ -11,6 +12,8 @@ use crate::image::{ContentStore, ImageError};
 fn a_blob_has_its_name_only_when_its_digest_matched() {
     let dir = tempfile::tempdir().unwrap();
     let store = ContentStore::open(dir.path()).unwrap();
+    let mode = std::fs::metadata(store.root()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "nobody else reads or writes here");
     let digest = crate::oci::Digest::of(b"right");
     let mut ingest = store.resume(&digest).unwrap();
     ingest.write(b"wrong").unwrap();

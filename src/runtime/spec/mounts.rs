@@ -103,6 +103,10 @@ fn bind_options(wanted: &Mount) -> Vec<String> {
         built.push("rprivate".to_owned());
     }
     access(wanted, &mut built);
+    // What is mounted beneath is read-only too, as in Docker: mount_setattr(2), Linux 5.12, runc 1.1.
+    if built.iter().any(|option| option == "ro") && !given(&["bind"]) {
+        built.push("rro".to_owned());
+    }
     built
 }
 
@@ -186,8 +190,9 @@ mod tests {
     fn bind_options_default_to_rbind_and_rprivate() {
         for (read_only, options, expected) in [
             (false, vec![], "rbind,rprivate,rw"),
-            (true, vec![], "rbind,rprivate,ro"),
-            (false, vec!["ro", "noexec"], "rbind,rprivate,ro,noexec"),
+            (true, vec![], "rbind,rprivate,ro,rro"),
+            (false, vec!["ro", "noexec"], "rbind,rprivate,ro,noexec,rro"),
+            (true, vec!["rbind"], "rprivate,ro,rbind,rro"),
             (true, vec!["bind", "rslave"], "ro,bind,rslave"),
         ] {
             let mut mount = bind_of("/a", "/b");
