@@ -94,12 +94,12 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-/// Twice as many steps as there are places: whose place comes free between two plans has something to take it.
+/// Four times as many steps as there are places: a place that comes free between two plans has something to take it.
 /// Those that wait look again whether they are still wanted ([`Node::carry_out`]).
 fn limits(config: &Config) -> Limits {
     Limits {
         pulls: usize::try_from(config.controller.pulls).unwrap_or(3).max(1),
-        steps: 2 * config.controller.workers(),
+        steps: 4 * config.controller.workers(),
     }
 }
 

@@ -100,6 +100,18 @@ fn a_configmap_style_swap_is_one_change() {
         let item = node.container("default", "swapped")?;
         (item["spec"]["env"]["TZ"] == "CET" && item["status"]["pid"].as_u64()? != u64::from(first)).then_some(())
     });
+    // As kubelet goes on: the old data go, which changes nothing, and the next ones lack the file.
+    let second = node.running("default", "swapped");
+    fs::remove_dir_all(manifests.join("..v1")).unwrap();
+    node.bayplan(&["sync"]).ok();
+    assert_eq!(node.running("default", "swapped"), second);
+    fs::create_dir(manifests.join("..v3")).unwrap();
+    symlink("..v3", manifests.join("..new")).unwrap();
+    fs::rename(manifests.join("..new"), manifests.join("..data")).unwrap();
+    fs::remove_file(manifests.join("s.yaml")).unwrap();
+    eventually("what is not in it is gone", 40, || node.container("default", "swapped").is_none().then_some(()));
+    assert!(!lives(second));
+    node.converged();
     assert_eq!(node.running("default", "a"), a);
     node.close();
 }
