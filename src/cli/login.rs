@@ -7,9 +7,9 @@ use super::{node, password};
 use crate::config::Config;
 use crate::error::{Class, Fault, Result};
 use crate::image::PullOptions;
+use crate::image::registry::Registries;
 use crate::image::registry::credentials::{self, Stored};
 use crate::image::registry::login::{Verdict, verify};
-use crate::image::registry::Registries;
 
 /// Keep credentials for a registry
 ///

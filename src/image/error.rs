@@ -76,7 +76,7 @@ pub enum ImageError {
         why: String,
     },
     /// Understood, but not an image that can run here.
-    #[error("image {image} cannot be used: {why}")]
+    #[error("{image} cannot be used: {why}")]
     Unsupported {
         /// Reference or digest.
         image: String,
