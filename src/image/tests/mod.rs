@@ -8,6 +8,7 @@ mod hostile;
 mod mirrors;
 mod proxies;
 mod pulls;
+mod redirects;
 mod registry;
 pub mod server;
 mod store;

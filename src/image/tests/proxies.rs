@@ -103,3 +103,28 @@ fn a_registry_behind_a_proxy_is_pulled_from_with_tls_and_without() {
         assert!(absent.ends_with("(by way of proxy 127.0.0.1:1)") && !absent.contains("pass"), "{absent}");
     }
 }
+
+#[test]
+fn a_socks_proxy_is_spoken_to_as_one() {
+    let node_through = |proxy: String| {
+        let proxies = Proxies::from(|name| (name == "ALL_PROXY").then(|| proxy.clone()));
+        Node::new(RegistryConfig { proxies, ..RegistryConfig::for_tests() })
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (host, heard) = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // RFC 1928: version 5; no method suits us, and that is the end.
+            let version = stream.read_u8().await.unwrap();
+            stream.write_all(&[5, 0xff]).await.unwrap();
+            version
+        });
+        (host, heard)
+    });
+    let error = node_through(format!("socks5h://{host}")).pull("registry.test/a/b:1", &PullOptions::default());
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains(&format!("by way of proxy {host}")), "{text}");
+    assert_eq!(runtime.block_on(heard).unwrap(), 5);
+}
