@@ -31,11 +31,14 @@ mod label;
 mod later;
 mod load;
 mod log;
+mod login;
+mod logout;
 mod logs;
 mod manifests;
 mod names;
 mod namespace;
 mod node;
+mod password;
 mod ps;
 mod pull;
 mod render;
@@ -154,6 +157,8 @@ fn needs_node(command: &Command) -> bool {
             | Command::Version(_)
             | Command::Doctor(_)
             | Command::Completion(_)
+            | Command::Login(_)
+            | Command::Logout(_)
             | Command::Build(_)
             | Command::Commit(_)
     )
@@ -189,6 +194,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Tag(args) => tag::run(args, context).await,
         Command::Rmi(args) => rmi::run(args, context).await,
         Command::Load(args) => load::run(args, context).await,
+        Command::Login(args) => login::run(args, context).await,
+        Command::Logout(args) => logout::run(args, context).await,
         Command::Image(args) => image::run(args, context).await,
         Command::Container(args) => container::run(args, context).await,
         Command::Task(args) => task::run(args, context).await,

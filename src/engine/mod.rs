@@ -87,6 +87,21 @@ pub enum Busy {
     Removing,
 }
 
+/// How registries are spoken to by this configuration.
+pub fn registry_config(config: &Config) -> RegistryConfig {
+    let registry = RegistryConfig {
+        plain_http_hosts: config.registry.plain_http.clone(),
+        certs_dir: config.registry.certs_dir.clone(),
+        concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+        ..RegistryConfig::default()
+    };
+    match config.registry.auth_files.as_slice() {
+        // Where Podman and Docker look.
+        [] => registry,
+        files => RegistryConfig { auth_files: files.to_vec(), ..registry },
+    }
+}
+
 impl Engine {
     /// Takes the node's lock, opens what is kept, and adopts every task that lives.
     ///
@@ -100,7 +115,7 @@ impl Engine {
         let store = Arc::new(Store::open(&root)?);
         let memory = Memory::load(&store)?;
         let events = EventLog::open(&store, config.events.keep)?;
-        let images = Images::open(&root, registry(&config))?;
+        let images = Images::open(&root, registry_config(&config))?;
         let snapshots = Snapshots::open(&root)?;
         let host = HostFacts::detect()?;
         let engine = Arc::new(Self {
@@ -141,7 +156,7 @@ impl Engine {
         );
         self.events.keep(config.events.keep);
         if before.registry != config.registry {
-            self.images.configure(registry(&config));
+            self.images.configure(registry_config(&config));
             // What a registry could not answer as it was asked, it may answer now.
             lock_of(&self.answers).retain(|_, (_, answer)| answer.is_ok());
         }
@@ -268,19 +283,6 @@ impl Engine {
     /// Where a container's bundle is while it has a task.
     pub fn bundle(&self, key: &ContainerKey) -> Result<Bundle> {
         Bundle::at(&self.config().state, &key.0, &key.1).map_err(Fault::from)
-    }
-}
-
-fn registry(config: &Config) -> RegistryConfig {
-    let registry = RegistryConfig {
-        plain_http_hosts: config.registry.plain_http.clone(),
-        concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
-        ..RegistryConfig::default()
-    };
-    match config.registry.auth_files.as_slice() {
-        // Where Podman and Docker look.
-        [] => registry,
-        files => RegistryConfig { auth_files: files.to_vec(), ..registry },
     }
 }
 

@@ -40,7 +40,7 @@ pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
 pub use gc::GcReport;
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
-pub use registry::{PullOptions, RegistryConfig, Timeouts};
+pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Timeouts, Wait};
 pub use store::ContentStore;
 
 /// The image side of a node. Clones share everything.
