@@ -98,7 +98,11 @@ impl<R: Read> Reader<R> {
     /// The next entry; `None` after the end of the archive. What was not read of the last one is skipped.
     #[expect(clippy::should_implement_trait, reason = "an entry borrows the stream in spirit: no iterator")]
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
-        self.skip(self.left + self.padding)?;
+        self.skip(self.left)?;
+        // A stream may end behind the bytes of its last file: umoci writes such layers, Go's archive/tar reads them.
+        if self.padding > 0 && !self.inner.fill_buf()?.is_empty() {
+            self.skip(self.padding)?;
+        }
         (self.left, self.padding) = (0, 0);
         let mut extended = Extended::default();
         loop {
@@ -481,6 +485,9 @@ mod tests {
     #[test]
     fn truncated_and_damaged_archives_are_errors() {
         let whole = file("a", &[1; 5000]);
+        let mut unpadded = Reader::new(&whole[..512 + 5000]);
+        assert_eq!(unpadded.next().unwrap().unwrap().size, 5000);
+        assert!(unpadded.next().unwrap().is_none(), "its last byte is the end");
         let mut reader = Reader::new(&whole[..3000]);
         reader.next().unwrap().unwrap();
         assert!(reader.next().is_err());
