@@ -147,9 +147,11 @@ pub enum Command {
     Logs(logs::Args),
     Inspect(inspect::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Tag(tag::Args),
     Rmi(rmi::Args),
     Load(load::Args),
+    Save(save::Args),
     // The long groups, with ctr's names.
     #[command(visible_aliases = ["images", "i"])]
     Image(image::Args),

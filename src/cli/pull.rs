@@ -90,7 +90,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
 }
 
 /// `USER:PASSWORD`, or the password from standard input, where no argument list shows it.
-fn credentials(text: &str) -> Result<Credentials> {
+pub(super) fn credentials(text: &str) -> Result<Credentials> {
     if let Some((user, password)) = text.split_once(':') {
         return Ok(Credentials { user: user.to_owned(), password: password.to_owned() });
     }

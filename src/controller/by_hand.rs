@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
-
 use crate::api::*;
-use crate::api::{Archive, Stream, channel};
+use crate::api::{Stream, channel};
 use crate::engine::{Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
 use crate::image::{Progress, ProgressState, PullOptions};
@@ -366,7 +363,7 @@ impl Node {
     }
 
     /// An image's key, by its reference or its handle.
-    fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
+    pub(super) fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
         let canonical = name.parse::<Reference>().map(|reference| reference.to_string());
         let direct = ResourceKey::new(Kind::Image, namespace, canonical.clone().unwrap_or_else(|_| name.to_owned()));
         if canonical.is_ok() {
@@ -382,47 +379,6 @@ impl Node {
             Err(error @ crate::oci::ReferenceError::Short { .. }) => Err(Fault::new(Class::Usage, error.to_string())),
             _ => Ok(direct),
         }
-    }
-
-    pub(super) async fn load(self: &Arc<Self>, request: LoadRequest, archive: Archive) -> Result<Vec<LoadedImage>> {
-        let (path, spooled) = match archive {
-            Archive::Path(path) => (path, None),
-            Archive::Bytes(mut bytes) => {
-                let path = self.engine.config().state.join(format!("load-{}", uuid::Uuid::new_v4()));
-                let io = |error: std::io::Error| Fault::new(Class::Runtime, format!("{}: {error}", path.display()));
-                let mut file = tokio::fs::File::create(&path).await.map_err(io)?;
-                let guard = Spooled(path.clone());
-                while let Some(chunk) = bytes.next().await {
-                    file.write_all(&chunk?).await.map_err(io)?;
-                }
-                file.flush().await.map_err(io)?;
-                (path, Some(guard))
-            }
-        };
-        let imported = self.engine.import_by_hand(&path).await?;
-        drop(spooled);
-        let mut loaded = Vec::new();
-        let mut resources = Vec::new();
-        for (reference, target) in imported {
-            let reference = reference.or_else(|| {
-                let base = request.base_name.as_ref()?;
-                format!("{base}@{}", target.digest).parse().ok()
-            });
-            if let Some(reference) = &reference {
-                self.engine.name_target_by_hand(&request.namespace, reference, &target)?;
-                resources.push(by_hand(image_resource(&request.namespace, reference, PullPolicy::Never, None)));
-            }
-            loaded.push(LoadedImage { reference, digest: target.digest });
-        }
-        if loaded.iter().all(|image| image.reference.is_none()) {
-            return Err(Fault::new(Class::Invalid, "the archive names none of its images")
-                .help("give them a name: --base-name HOST/PATH"));
-        }
-        let resources: Vec<DeclaredRecord> =
-            resources.into_iter().filter(|record| self.declared(&record.key()).is_none()).collect();
-        self.engine.memory().declare(self.engine.store(), resources, &[])?;
-        self.wake.notify_one();
-        Ok(loaded)
     }
 
     pub(super) async fn create_namespace(self: &Arc<Self>, request: NamespaceRequest) -> Result<Item> {
@@ -581,15 +537,6 @@ impl Drop for Unwanted {
     }
 }
 
-/// A file that goes away with its guard.
-struct Spooled(std::path::PathBuf);
-
-impl Drop for Spooled {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 fn stdio(stdio: Option<Stdio>) -> TaskStdio {
     let Some(stdio) = stdio else { return TaskStdio::default() };
     TaskStdio { stdin: stdio.stdin, stdout: stdio.stdout, stderr: stdio.stderr, terminal: stdio.terminal }
@@ -607,11 +554,16 @@ fn removal(key: ResourceKey) -> Step {
     }
 }
 
-fn by_hand(resource: Resource) -> DeclaredRecord {
+pub(super) fn by_hand(resource: Resource) -> DeclaredRecord {
     DeclaredRecord { resource, source: Source::Cli, place: None, created: jiff::Timestamp::now() }
 }
 
-fn image_resource(namespace: &str, reference: &Reference, policy: PullPolicy, platform: Option<Platform>) -> Resource {
+pub(super) fn image_resource(
+    namespace: &str,
+    reference: &Reference,
+    policy: PullPolicy,
+    platform: Option<Platform>,
+) -> Resource {
     Resource {
         metadata: Metadata { name: reference.to_string(), namespace: namespace.to_owned(), ..Metadata::default() },
         spec: Spec::Image(ImageSpec {

@@ -16,6 +16,7 @@ mod listing;
 mod local;
 mod logs;
 mod looping;
+mod moving;
 mod node;
 pub mod queue;
 mod reconcile;

@@ -14,6 +14,7 @@ mod keyed;
 pub mod lock;
 mod memory;
 mod monitor;
+mod moving;
 mod observe;
 mod teardown;
 
@@ -40,6 +41,7 @@ pub use events::EventLog;
 pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
+pub use moving::Incoming;
 pub use observe::Freshness;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].

@@ -22,5 +22,6 @@ mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
+mod peers;
 mod reboot;
 mod restart;

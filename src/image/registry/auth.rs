@@ -1,7 +1,7 @@
 //! Authentication: challenges (RFC 9110), the token endpoint of distribution, and remembered answers.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -124,7 +124,11 @@ pub fn token_url(
         if let Some(service) = service {
             query.append_pair("service", service);
         }
-        query.append_pair("scope", scope);
+        // Several scopes are several parameters of a query, and one field of an OAuth2 form.
+        let one = matches!(credentials, Some(Credentials::IdentityToken(_)));
+        for scope in scope.split(if one { '\n' } else { ' ' }) {
+            query.append_pair("scope", scope);
+        }
         if let Some(Credentials::Password { user, .. }) = credentials {
             query.append_pair("account", user);
         }
@@ -143,6 +147,8 @@ pub struct Key {
     pub given: Option<(String, String)>,
     /// A token got over an unverified connection is not used on a verified one.
     pub skip_verify: bool,
+    /// What a token was asked for beyond reading.
+    pub scopes: Arc<[String]>,
 }
 
 /// `Authorization` headers that worked, until they expire. Bounded.

@@ -1,4 +1,4 @@
-//! A client of the distribution protocol, read side.
+//! A client of the distribution protocol. [`write`] and [`upload`] are what a push needs beyond reading.
 //!
 //! Owns what must be ours to promise: redirects (credentials stay with their host, never from TLS to
 //! plain HTTP), bounded bodies, deadlines, retries and authentication. Requests flow in, responses whose
@@ -8,6 +8,8 @@ mod auth;
 pub mod credentials;
 mod session;
 mod transport;
+mod upload;
+mod write;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use std::time::Duration;
 pub use session::{Head, Manifest, Session, Tries};
 pub use transport::Registries;
 pub(super) use transport::chain as cause;
+pub use upload::{Sent, Told};
 
 use crate::oci::{Digest, Platform};
 

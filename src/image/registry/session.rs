@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::auth::{self, Challenge, Key};
 use super::credentials::{self, Credentials};
 use super::transport::{self, Registries, Scheme};
+use super::write::Write;
 use super::{PullOptions, Timeouts};
 use crate::image::descriptor::ACCEPT_MANIFESTS;
 use crate::image::document::MAX_MANIFEST;
@@ -27,14 +28,18 @@ pub struct Session {
     registries: Arc<Registries>,
     reference: Reference,
     options: Arc<PullOptions>,
+    /// What tokens must permit beyond what a challenge asks for; empty while nothing is written.
+    scopes: Arc<[String]>,
 }
 
 /// A request, without what authentication adds.
-struct Ask<'a> {
-    method: Method,
-    path: &'a str,
-    accept: Option<&'static str>,
-    from: u64,
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// Beneath the repository.
+    pub(super) path: &'a str,
+    pub(super) accept: Option<&'static str>,
+    pub(super) from: u64,
+    pub(super) write: Option<&'a Write<'a>>,
 }
 
 /// A manifest as a registry gave it.
@@ -58,7 +63,12 @@ pub struct Head {
 impl Session {
     /// A conversation about `reference`.
     pub fn new(registries: Arc<Registries>, reference: Reference, options: &PullOptions) -> Self {
-        Self { registries, reference, options: Arc::new(options.clone()) }
+        Self { registries, reference, options: Arc::new(options.clone()), scopes: Arc::default() }
+    }
+
+    /// The same conversation, with tokens of these scopes.
+    pub(super) fn with_scopes(&self, scopes: Arc<[String]>) -> Self {
+        Self { scopes, ..self.clone() }
     }
 
     /// The reference it is about.
@@ -79,7 +89,7 @@ impl Session {
     /// A manifest or index by tag or digest.
     pub async fn manifest(&self, name: &str) -> Result<Manifest, ImageError> {
         let path = format!("manifests/{name}");
-        let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0, write: None };
         let mut tries = Tries::default();
         let got = loop {
             match self.document(&ask).await {
@@ -99,7 +109,7 @@ impl Session {
     /// What a manifest's headers say, without its bytes.
     pub async fn head(&self, name: &str) -> Result<Head, ImageError> {
         let path = format!("manifests/{name}");
-        let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
+        let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0, write: None };
         let mut tries = Tries::default();
         let response = loop {
             match self.send(&ask).await {
@@ -119,7 +129,7 @@ impl Session {
     /// second value is where the body starts, which is 0 when the registry knows no ranges.
     pub async fn blob(&self, digest: &Digest, from: u64) -> Result<(Response, u64), RegistryFailure> {
         let path = format!("blobs/{digest}");
-        let response = self.send(&Ask { method: Method::GET, path: &path, accept: None, from }).await?;
+        let response = self.send(&Ask { method: Method::GET, path: &path, accept: None, from, write: None }).await?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok((response, 0));
         }
@@ -146,7 +156,7 @@ impl Session {
     }
 
     /// One request by the scheme the host speaks; a response that is not success is an error.
-    async fn send(&self, ask: &Ask<'_>) -> Result<Response, RegistryFailure> {
+    pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Response, RegistryFailure> {
         let host = self.reference.host();
         let schemes = self.registries.schemes(host, self.options.plain_http);
         let [first, fallback] = schemes.as_slice() else {
@@ -183,18 +193,23 @@ impl Session {
             "docker.io" => "registry-1.docker.io",
             other => other,
         };
-        let url = format!("{}://{host}/v2/{}/{}", scheme.as_str(), self.reference.path(), ask.path);
-        let url = Url::parse(&url).map_err(|e| RegistryFailure::Protocol(format!("{url} is no URL: {e}")))?;
+        let base = format!("{}://{host}/v2/{}/{}", scheme.as_str(), self.reference.path(), ask.path);
+        let base = Url::parse(&base).map_err(|e| RegistryFailure::Protocol(format!("{base} is no URL: {e}")))?;
+        // Where an upload goes on is the registry's choice, and may be another host.
+        let url = ask.write.and_then(|write| write.location).unwrap_or(&base).clone();
         let key = Key {
             host: self.reference.host().to_owned(),
             repository: self.reference.path().to_owned(),
             given: self.options.credentials.clone(),
             skip_verify: self.options.skip_verify || scheme == Scheme::Http,
+            scopes: Arc::clone(&self.scopes),
         };
         let remembered = self.registries.remembered.get(&key);
-        let mut response = self.follow(url.clone(), ask, remembered.as_ref()).await?;
+        let mut response = self.follow(&base, url.clone(), ask, remembered.as_ref()).await?;
         let mut anonymous = false;
-        if response.status() == StatusCode::UNAUTHORIZED {
+        // What another host asks for, after a redirect, is not the registry's to ask.
+        let asked_by_registry = response.url().origin() == base.origin();
+        if response.status() == StatusCode::UNAUTHORIZED && asked_by_registry {
             self.registries.remembered.forget(&key);
             if let Some(challenge) = auth::challenge(response.headers().get_all(WWW_AUTHENTICATE).iter()) {
                 drop(response);
@@ -202,7 +217,7 @@ impl Session {
                 anonymous = credentials.is_none();
                 let header = self.answer(&challenge, credentials.as_ref(), &key).await?;
                 // Refused once more with what we just got, there is nothing else to show: no loop.
-                response = self.follow(url, ask, header.as_ref()).await?;
+                response = self.follow(&base, url, ask, header.as_ref()).await?;
             }
         }
         if response.status().is_success() {
@@ -217,11 +232,11 @@ impl Session {
     /// Sends and follows redirects. Authorization stays with the origin it was meant for.
     async fn follow(
         &self,
-        origin: Url,
+        origin: &Url,
+        mut url: Url,
         ask: &Ask<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryFailure> {
-        let mut url = origin.clone();
         for _ in 0..=MAX_REDIRECTS {
             let scheme = if url.scheme() == "http" { Scheme::Http } else { Scheme::Https };
             let mut request =
@@ -237,9 +252,18 @@ impl Session {
             {
                 request = request.header(AUTHORIZATION, header.clone());
             }
-            let response = self.execute(request).await?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(response);
+            let response = match ask.write {
+                Some(write) => write.execute(request, self.timeouts()).await?,
+                None => self.execute(request).await?,
+            };
+            match response.status().as_u16() {
+                307 | 308 => {}
+                // A request that writes must not come out as one that reads.
+                code @ 301..=303 if ask.write.is_some_and(Write::changes) => {
+                    return Err(RegistryFailure::Redirect(format!("a request that writes, by {code}")));
+                }
+                301..=303 => {}
+                _ => return Ok(response),
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let location = location.ok_or_else(|| RegistryFailure::Redirect("without saying where".into()))?;
@@ -286,7 +310,9 @@ impl Session {
             (Challenge::Basic, _) => return Ok(None),
             (Challenge::Bearer { realm, service, scope }, credentials) => {
                 let own = format!("repository:{}:pull", self.reference.path());
-                let scope = scope.as_deref().filter(|s| !s.is_empty()).unwrap_or(&own);
+                let writing = self.scopes.join(" ");
+                let asked = scope.as_deref().filter(|s| !s.is_empty()).unwrap_or(&own);
+                let scope = if writing.is_empty() { asked } else { &writing };
                 let (header, life) = self.token(realm, service.as_deref(), scope, credentials).await?;
                 (Some(header), life)
             }
@@ -353,7 +379,7 @@ fn content_type(response: &Response) -> String {
     response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-fn shown_host(url: &Url) -> String {
+pub(super) fn shown_host(url: &Url) -> String {
     match (url.host_str(), url.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.to_owned(),

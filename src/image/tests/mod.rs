@@ -2,9 +2,12 @@
 
 pub mod archives;
 mod credentials;
+mod exports;
 pub mod fixture;
 mod hostile;
+mod hostile_archives;
 mod pulls;
+mod pushes;
 mod registry;
 pub mod server;
 mod store;
