@@ -174,15 +174,10 @@ async fn open(
     from.dedup();
     loop {
         let session = session.writing(&from);
-        match session.head(tag).await {
-            Ok(head) => return Ok((session, head.digest)),
-            Err(ImageError::Registry { why: RegistryFailure::NotFound(_), .. }) => return Ok((session, None)),
-            Err(ImageError::Registry { why: RegistryFailure::Denied { .. } | RegistryFailure::Auth(_), .. })
-                if !from.is_empty() =>
-            {
-                from.clear();
-            }
-            Err(error) => return Err(error),
+        match session.tagged(tag).await {
+            Ok(before) => return Ok((session, before)),
+            Err(RegistryFailure::Denied { .. } | RegistryFailure::Auth(_)) if !from.is_empty() => from.clear(),
+            Err(why) => return Err(session.error(why)),
         }
     }
 }

@@ -302,6 +302,50 @@ fn names_come_from_the_archive_its_tag_or_its_digest() {
 }
 
 #[test]
+fn an_index_moves_with_what_is_here_unless_all_of_it_is_asked_for() {
+    let registry = TestRegistry::new();
+    let node = TestNode::new();
+    let (archive, layout) = (node.dir().join("app.tar"), node.dir().join("layout"));
+    app("part").oci_archive(&archive, None);
+    fs::create_dir(&layout).unwrap();
+    run("tar", &["-xf", text(&archive), "-C", text(&layout)]);
+    // Around the image an index that names another, which nobody has.
+    let top: serde_json::Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let (own, mut other) = (top["manifests"][0].clone(), top["manifests"][0].clone());
+    other["digest"] = Digest::of(b"elsewhere").as_str().into();
+    other["platform"] = serde_json::json!({"os": "linux", "architecture": "s390x"});
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": [other, own]}).to_string();
+    let digest = Digest::of(index.as_bytes());
+    fs::write(layout.join("blobs/sha256").join(digest.hex()), &index).unwrap();
+    let named = serde_json::json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": kind, "digest": digest.as_str(), "size": index.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "registry.local/part:1"},
+    }]});
+    fs::write(layout.join("index.json"), named.to_string()).unwrap();
+    let part = node.dir().join("part.tar");
+    run("tar", &["-C", text(&layout), "-cf", text(&part), "."]);
+
+    node.bayplan(&["load", "--all-platforms", text(&part)]).exits(4).says(Digest::of(b"elsewhere").as_str());
+    node.bayplan(&["load", text(&part)]).ok();
+    assert_eq!(digest_here(&node, "registry.local/part:1"), Some(digest.as_str().to_owned()));
+    let target = registry.reference("lab/part:1");
+    node.bayplan(&["push", "--all-platforms", "registry.local/part:1", &target]).exits(5).says("--platform");
+    node.bayplan(&["push", "registry.local/part:1", &target]).ok().says("by itself");
+    assert_eq!(skopeo(&format!("docker://{target}")), app("part").digest());
+    let saved = node.dir().join("saved.tar");
+    node.bayplan(&["save", "--all-platforms", text(&saved), "registry.local/part:1"]).exits(5);
+    assert!(!saved.exists());
+    node.bayplan(&["save", text(&saved), "registry.local/part:1"]).ok();
+    let second = TestNode::new();
+    second.bayplan(&["load", text(&saved)]).ok();
+    assert_eq!(digest_here(&second, "registry.local/part:1"), Some(digest.as_str().to_owned()));
+    second.bayplan(&["run", "--rm", "registry.local/part:1", "x", "cat", "/mark"]).ok();
+    second.close();
+    node.close();
+}
+
+#[test]
 fn a_root_file_system_becomes_an_image_that_runs_and_is_pushed() {
     let registry = TestRegistry::new();
     let node = TestNode::new();

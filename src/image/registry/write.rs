@@ -17,7 +17,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use super::session::{Ask, Session, shown_host};
 use super::upload::Told;
 use super::{Timeouts, transport};
-use crate::image::descriptor::Descriptor;
+use crate::image::descriptor::{ACCEPT_MANIFESTS, Descriptor};
 use crate::image::error::RegistryFailure;
 use crate::oci::Digest;
 
@@ -91,6 +91,11 @@ impl<'a> Write<'a> {
     /// A request without a body.
     fn empty(location: Option<&'a Url>) -> Self {
         Self { location, content_type: None, range: None, body: Body::Empty, finishing: false, changes: true }
+    }
+
+    /// A request that changes nothing.
+    fn question(location: Option<&'a Url>) -> Self {
+        Self { changes: false, ..Self::empty(location) }
     }
 
     /// Whether it is more than a question.
@@ -169,15 +174,31 @@ impl Session {
         self.with_scopes(std::iter::once(own).chain(others).collect())
     }
 
+    /// The one way to the host that is written to, questions about what it has included.
     async fn write(&self, method: Method, path: &str, write: &Write<'_>) -> Result<Response, RegistryFailure> {
-        self.send(&Ask { method, path, accept: None, from: 0, write: Some(write) }).await
+        let accept = (method == Method::HEAD && path.starts_with("manifests/")).then_some(ACCEPT_MANIFESTS);
+        self.send(&Ask { method, path, accept, from: 0, write: Some(write) }).await
+    }
+
+    /// What a name points at there, if it does.
+    pub async fn tagged(&self, name: &str) -> Result<Option<Digest>, RegistryFailure> {
+        let path = format!("manifests/{name}");
+        let mut tries = super::Tries::default();
+        loop {
+            match self.write(Method::HEAD, &path, &Write::question(None)).await {
+                Ok(response) => {
+                    return Ok(header(&response, "docker-content-digest").and_then(|digest| digest.parse().ok()));
+                }
+                Err(RegistryFailure::NotFound(_)) => return Ok(None),
+                Err(why) => tries.pause(why).await?,
+            }
+        }
     }
 
     /// Whether the repository has the blob.
     pub(super) async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, RegistryFailure> {
         let path = format!("blobs/{}", descriptor.digest);
-        let ask = Ask { method: Method::HEAD, path: &path, accept: None, from: 0, write: None };
-        match self.send(&ask).await {
+        match self.write(Method::HEAD, &path, &Write::question(None)).await {
             Ok(response) => Ok(header(&response, CONTENT_LENGTH.as_str())
                 .and_then(|length| length.parse().ok())
                 .is_none_or(|length: u64| length == descriptor.size)),
@@ -223,8 +244,7 @@ impl Session {
     /// Asks how far an upload is.
     pub(super) async fn position(&self, upload: &mut Upload) -> Result<(), RegistryFailure> {
         let location = upload.location.clone();
-        let write = Write { changes: false, ..Write::empty(Some(&location)) };
-        let response = self.write(Method::GET, "", &write).await?;
+        let response = self.write(Method::GET, "", &Write::question(Some(&location))).await?;
         upload.at = held(&response).unwrap_or(0);
         // Some do not repeat it here.
         if response.headers().contains_key(LOCATION) {
