@@ -152,6 +152,8 @@ pub enum Command {
     Rmi(rmi::Args),
     Load(load::Args),
     Save(save::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     // The long groups, with ctr's names.
     #[command(visible_aliases = ["images", "i"])]
     Image(image::Args),

@@ -63,7 +63,7 @@ impl Part {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let target = args.target.as_deref().map(flags::reference).transpose()?;
-    let credentials = args.user.as_deref().map(pull::credentials).transpose()?;
+    let credentials = args.user.as_deref().map(|user| pull::credentials(user, context)).transpose()?;
     let node = context.node().await?;
     let request = PushRequest {
         namespace: context.namespace(),

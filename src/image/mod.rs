@@ -47,7 +47,7 @@ pub use error::{ImageError, RegistryFailure};
 pub use gc::GcReport;
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
-pub use registry::{PullOptions, RegistryConfig, Sent, Timeouts};
+pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
 pub use rootfs::RootfsConfig;
 pub use store::ContentStore;
 

@@ -1,13 +1,30 @@
-//! A client of the distribution protocol. [`write`] and [`upload`] are what a push needs beyond reading.
+//! A client of the distribution protocol.
 //!
-//! Owns what must be ours to promise: redirects (credentials stay with their host, never from TLS to
-//! plain HTTP), bounded bodies, deadlines, retries and authentication. Requests flow in, responses whose
-//! status is success flow out; nothing here writes to disk.
+//! Owns what must be ours to promise: who is asked in which order, redirects (credentials stay with their host,
+//! never from TLS to plain HTTP), bounded bodies, deadlines, retries and authentication. Requests flow in,
+//! responses whose status is success flow out; nothing here writes blobs to disk.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `session` | one reference's conversation: fall-through from mirror to mirror |
+//! | `authorize`, `auth` | one request to one host: redirects, challenges, tokens |
+//! | `write`, `upload` | what a push needs beyond reading: requests with bodies, one blob there |
+//! | `endpoint`, [`hosts`] | who is asked: `hosts.toml`, found and parsed |
+//! | `trust`, [`proxy`] | TLS and the way there |
+//! | `patience` | tries, pauses, the pace of a body |
+//! | [`credentials`], [`login`] | `auth.json` and helpers, read and written |
 
 mod auth;
+mod authorize;
 pub mod credentials;
+mod endpoint;
+pub mod hosts;
+pub mod login;
+mod patience;
+pub mod proxy;
 mod session;
 mod transport;
+mod trust;
 mod upload;
 mod write;
 
@@ -15,12 +32,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use session::{Head, Manifest, Session, Tries};
+pub use credentials::PullSecret;
+pub use patience::{Body, OnWait, Tries, Wait};
+pub use proxy::Proxies;
+pub use session::{Head, Manifest, Session};
 pub use transport::Registries;
-pub(super) use transport::chain as cause;
 pub use upload::{Sent, Told};
 
 use crate::oci::{Digest, Platform};
+
+/// Where hosts are described by default.
+pub const DEFAULT_CERTS_DIR: &str = "/etc/bayplan/certs.d";
 
 /// How registries are spoken to.
 #[derive(Debug, Clone)]
@@ -29,6 +51,10 @@ pub struct RegistryConfig {
     pub plain_http_hosts: Vec<String>,
     /// `auth.json` files in the order they are searched; absent ones are skipped.
     pub auth_files: Vec<PathBuf>,
+    /// `<certs_dir>/<host>/hosts.toml`: mirrors, TLS, headers.
+    pub certs_dir: PathBuf,
+    /// Proxies.
+    pub proxies: Proxies,
     /// Blobs that are downloaded at once.
     pub concurrency: usize,
     /// Deadlines.
@@ -40,6 +66,8 @@ impl Default for RegistryConfig {
         Self {
             plain_http_hosts: Vec::new(),
             auth_files: credentials::default_files(),
+            certs_dir: DEFAULT_CERTS_DIR.into(),
+            proxies: Proxies::from_environment(),
             concurrency: 6,
             timeouts: Timeouts::default(),
         }
@@ -53,13 +81,16 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Until the headers of the answer are here.
     pub headers: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, and the stretch over which its pace is looked at.
     pub stall: Duration,
+    /// After which nothing is tried again that made no progress.
+    pub patience: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), headers: Duration::from_secs(30), stall: Duration::from_secs(30) }
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(10), headers: seconds(15), stall: seconds(15), patience: seconds(45) }
     }
 }
 
@@ -74,13 +105,25 @@ pub struct PullOptions {
     pub skip_verify: bool,
     /// User and password, instead of what auth.json has.
     pub credentials: Option<(String, String)>,
+    /// Searched before any auth.json.
+    pub pull_secrets: Vec<PullSecret>,
     /// The digest the reference was resolved to before; this is fetched whatever the tag says now.
     pub digest: Option<Digest>,
+    /// Hears that a host is waited for.
+    pub on_wait: Option<OnWait>,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), plain_http: false, skip_verify: false, credentials: None, digest: None }
+        Self {
+            platform: Platform::host(),
+            plain_http: false,
+            skip_verify: false,
+            credentials: None,
+            pull_secrets: Vec::new(),
+            digest: None,
+            on_wait: None,
+        }
     }
 }
 
@@ -91,7 +134,21 @@ impl fmt::Debug for PullOptions {
             .field("plain_http", &self.plain_http)
             .field("skip_verify", &self.skip_verify)
             .field("credentials", &self.credentials.as_ref().map(|_| "…"))
+            .field("pull_secrets", &self.pull_secrets)
             .field("digest", &self.digest)
-            .finish()
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl RegistryConfig {
+    /// Nothing of the machine that tests run on.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            auth_files: Vec::new(),
+            certs_dir: "/nonexistent".into(),
+            proxies: Proxies::default(),
+            ..Self::default()
+        }
     }
 }

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::Tries;
 use super::session::Session;
 use super::write::{Begun, Body, Part, Upload};
 use crate::image::descriptor::Descriptor;
@@ -48,7 +47,7 @@ impl Session {
         mount_from: Option<&str>,
         told: Told,
     ) -> Result<Sent, RegistryFailure> {
-        let mut tries = Tries::default();
+        let mut tries = self.tries();
         loop {
             match self.has_blob(descriptor).await {
                 Ok(true) => return Ok(Sent::Existed),

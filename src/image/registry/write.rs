@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::session::{Ask, Session, shown_host};
+use super::authorize::Ask;
+use super::session::Session;
+use super::transport::shown_host;
 use super::upload::Told;
 use super::{Timeouts, transport};
 use crate::image::descriptor::{ACCEPT_MANIFESTS, Descriptor};
@@ -28,10 +30,11 @@ const PIECE: u64 = 256 << 10;
 const FINISHING: u32 = 10;
 
 /// What a request that writes has beside its method and path.
-pub(super) struct Write<'a> {
+#[derive(Clone)]
+pub struct Write {
     /// Where it goes instead of a path beneath the repository.
-    pub(super) location: Option<&'a Url>,
-    content_type: Option<&'a str>,
+    pub(super) location: Option<Url>,
+    content_type: Option<String>,
     /// First byte and last, inclusive.
     range: Option<(u64, u64)>,
     body: Body,
@@ -87,14 +90,21 @@ impl Part {
     }
 }
 
-impl<'a> Write<'a> {
+impl Write {
     /// A request without a body.
-    fn empty(location: Option<&'a Url>) -> Self {
-        Self { location, content_type: None, range: None, body: Body::Empty, finishing: false, changes: true }
+    fn empty(location: Option<&Url>) -> Self {
+        Self {
+            location: location.cloned(),
+            content_type: None,
+            range: None,
+            body: Body::Empty,
+            finishing: false,
+            changes: true,
+        }
     }
 
     /// A request that changes nothing.
-    fn question(location: Option<&'a Url>) -> Self {
+    fn question(location: Option<&Url>) -> Self {
         Self { changes: false, ..Self::empty(location) }
     }
 
@@ -109,7 +119,7 @@ impl<'a> Write<'a> {
         mut request: RequestBuilder,
         timeouts: Timeouts,
     ) -> Result<Response, RegistryFailure> {
-        if let Some(media_type) = self.content_type {
+        if let Some(media_type) = &self.content_type {
             request = request.header(CONTENT_TYPE, media_type);
         }
         if let Some((first, last)) = self.range {
@@ -175,17 +185,21 @@ impl Session {
     }
 
     /// The one way to the host that is written to, questions about what it has included.
-    async fn write(&self, method: Method, path: &str, write: &Write<'_>) -> Result<Response, RegistryFailure> {
-        let accept = (method == Method::HEAD && path.starts_with("manifests/")).then_some(ACCEPT_MANIFESTS);
-        self.send(&Ask { method, path, accept, from: 0, write: Some(write) }).await
+    async fn write(&self, method: Method, path: &str, write: Write) -> Result<Response, RegistryFailure> {
+        let mut ask = Ask::new(method, path);
+        if ask.method == Method::HEAD && path.starts_with("manifests/") {
+            ask.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS));
+        }
+        ask.write = Some(write);
+        self.send_for_push(&ask).await
     }
 
     /// What a name points at there, if it does.
     pub async fn tagged(&self, name: &str) -> Result<Option<Digest>, RegistryFailure> {
         let path = format!("manifests/{name}");
-        let mut tries = super::Tries::default();
+        let mut tries = self.tries();
         loop {
-            match self.write(Method::HEAD, &path, &Write::question(None)).await {
+            match self.write(Method::HEAD, &path, Write::question(None)).await {
                 Ok(response) => {
                     return Ok(header(&response, "docker-content-digest").and_then(|digest| digest.parse().ok()));
                 }
@@ -198,7 +212,7 @@ impl Session {
     /// Whether the repository has the blob.
     pub(super) async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, RegistryFailure> {
         let path = format!("blobs/{}", descriptor.digest);
-        match self.write(Method::HEAD, &path, &Write::question(None)).await {
+        match self.write(Method::HEAD, &path, Write::question(None)).await {
             Ok(response) => Ok(header(&response, CONTENT_LENGTH.as_str())
                 .and_then(|length| length.parse().ok())
                 .is_none_or(|length: u64| length == descriptor.size)),
@@ -213,7 +227,7 @@ impl Session {
             Some((digest, from)) => format!("blobs/uploads/?mount={digest}&from={from}"),
             None => "blobs/uploads/".to_owned(),
         };
-        let response = self.write(Method::POST, &path, &Write::empty(None)).await?;
+        let response = self.write(Method::POST, &path, Write::empty(None)).await?;
         if mount.is_some() && response.status() == StatusCode::CREATED {
             return Ok(Begun::Mounted);
         }
@@ -227,12 +241,12 @@ impl Session {
         let range = Some((upload.at, end - 1));
         let location = upload.location.clone();
         let write = Write {
-            content_type: Some("application/octet-stream"),
+            content_type: Some("application/octet-stream".into()),
             range,
             body: Body::Part(part),
             ..Write::empty(Some(&location))
         };
-        let response = self.write(Method::PATCH, "", &write).await?;
+        let response = self.write(Method::PATCH, "", write).await?;
         let held = held(&response).unwrap_or(end);
         if held <= upload.at || held > end {
             return Err(RegistryFailure::Protocol(format!("it took a chunk up to byte {end} and says it has {held}")));
@@ -244,7 +258,7 @@ impl Session {
     /// Asks how far an upload is.
     pub(super) async fn position(&self, upload: &mut Upload) -> Result<(), RegistryFailure> {
         let location = upload.location.clone();
-        let response = self.write(Method::GET, "", &Write::question(Some(&location))).await?;
+        let response = self.write(Method::GET, "", Write::question(Some(&location))).await?;
         upload.at = held(&response).unwrap_or(0);
         // Some do not repeat it here.
         if response.headers().contains_key(LOCATION) {
@@ -257,16 +271,16 @@ impl Session {
     pub(super) async fn finish(&self, upload: &Upload, digest: &Digest, rest: Body) -> Result<(), RegistryFailure> {
         let mut location = upload.location.clone();
         location.query_pairs_mut().append_pair("digest", digest.as_str());
-        let content_type = (!matches!(rest, Body::Empty)).then_some("application/octet-stream");
+        let content_type = (!matches!(rest, Body::Empty)).then(|| "application/octet-stream".to_owned());
         let write = Write { content_type, body: rest, finishing: true, ..Write::empty(Some(&location)) };
-        let response = self.write(Method::PUT, "", &write).await?;
+        let response = self.write(Method::PUT, "", write).await?;
         same_digest(&response, digest)
     }
 
     /// Gives an upload up. Best effort: registries forget them by themselves after a while.
     pub(super) async fn give_up(&self, upload: &Upload) {
         let write = Write::empty(Some(&upload.location));
-        let gone = self.write(Method::DELETE, "", &write);
+        let gone = self.write(Method::DELETE, "", write);
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), gone).await;
     }
 
@@ -274,14 +288,14 @@ impl Session {
     pub async fn put_manifest(&self, name: &str, descriptor: &Descriptor, bytes: Bytes) -> Result<(), RegistryFailure> {
         let path = format!("manifests/{name}");
         let write = Write {
-            content_type: Some(&descriptor.media_type),
+            content_type: Some(descriptor.media_type.clone()),
             body: Body::Bytes(bytes),
             finishing: true,
             ..Write::empty(None)
         };
-        let mut tries = super::Tries::default();
+        let mut tries = self.tries();
         loop {
-            match self.write(Method::PUT, &path, &write).await {
+            match self.write(Method::PUT, &path, write.clone()).await {
                 Ok(response) => return same_digest(&response, &descriptor.digest),
                 Err(why) => tries.pause(why).await?,
             }

@@ -392,3 +392,29 @@ fn credentials_do_not_follow_an_upload_to_another_host() {
     assert!(taken.log.iter().all(|line| !line.contains("authorized")), "{:?}", taken.log);
     assert_eq!(server.held.lock().unwrap().manifests.get("1"), blobs.0.get(&image.digest));
 }
+
+#[test]
+fn a_mirror_that_may_not_be_written_to_is_not_even_asked() {
+    let (registry, certs) = (Registry::start(None), tempfile::tempdir().unwrap());
+    let node = Node::new(RegistryConfig {
+        auth_files: Vec::new(),
+        certs_dir: certs.path().into(),
+        ..RegistryConfig::default()
+    });
+    // Whoever asks it has to get a token first.
+    let mirror = node.runtime.block_on(Difficult::start(|held| held.token = true));
+    let dir = certs.path().join(&registry.host);
+    std::fs::create_dir(&dir).unwrap();
+    let hosts = format!(
+        "server = 'http://{}'\n[host.'http://{}']\ncapabilities = ['pull', 'resolve']\n",
+        registry.host, mirror.host
+    );
+    std::fs::write(dir.join("hosts.toml"), hosts).unwrap();
+    let mut blobs = Blobs::default();
+    let image = blobs.image("amd64", &two_layers(b"x"));
+    put(&node, &blobs);
+    let name = format!("{}/lab/app:1", registry.host);
+    node.push(&image, &name, &options(Part::Here)).unwrap();
+    assert_eq!(skopeo(&name), image.digest);
+    assert!(mirror.held.lock().unwrap().scopes.is_empty());
+}
