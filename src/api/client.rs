@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, Response};
+use axum::http::{Method, Request, Response, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{self, StreamExt as _};
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::listener::{connect, is_absent};
-use super::server::{LastLine, router};
+use super::server::{FAULT_TRAILER, LastLine, router};
 use super::service::{Archive, Service, Stream};
 use super::types::*;
 use crate::error::{Class, Fault, Result};
@@ -296,23 +298,68 @@ impl Service for Client {
         logs(LogRequest) -> LogLine: "/v1/logs";
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
         pull(PullRequest) -> PullEvent: "/v1/pull";
+        push(PushRequest) -> PushEvent: "/v1/push";
     }
 
     fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+        self.with_archive("/v1/load", request, archive).boxed()
+    }
+
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+        self.with_archive("/v1/import-rootfs", request, archive).boxed()
+    }
+
+    fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>> {
         async move {
-            let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
-            let mut path = format!("/v1/load?request={}", percent(&request));
-            let body = match archive {
-                Archive::Path(file) => {
-                    use std::os::unix::ffi::OsStrExt as _;
-                    path.push_str("&path=");
-                    path.push_str(&percent(file.as_os_str().as_bytes()));
-                    Body::empty()
+            let mut request = post("/v1/save", &request)?;
+            // RFC 9110, 10.1.4: without it no trailer comes.
+            request.headers_mut().insert(header::TE, header::HeaderValue::from_static("trailers"));
+            let response = self.exchange(request).await?;
+            let status = response.status();
+            if !status.is_success() {
+                let body = response.into_body().collect().await.map_err(|error| cut_short(&error))?.to_bytes();
+                return Err(read_fault(&body, status));
+            }
+            Ok(stream::unfold(Some(response.into_body()), |body| async move {
+                let mut body = body?;
+                match body.frame().await? {
+                    Err(error) => Some((Err(cut_short(&error)), None)),
+                    Ok(frame) => match frame.into_data() {
+                        Ok(bytes) => Some((Ok(bytes), Some(body))),
+                        Err(last) => Some((Err(trailing_fault(last.trailers_ref()?.get(FAULT_TRAILER)?)), None)),
+                    },
                 }
-                Archive::Bytes(bytes) => Body::from_stream(bytes),
-            };
-            self.ask(build(Method::POST, &path, body)?, AS_LONG_AS_IT_TAKES).await
+            })
+            .boxed())
         }
         .boxed()
+    }
+}
+
+fn trailing_fault(value: &header::HeaderValue) -> Fault {
+    let fault = BASE64_STANDARD.decode(value.as_bytes()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    fault.unwrap_or_else(|| cut_short(&"for a reason that is not understood"))
+}
+
+impl Client {
+    /// A call that takes an archive.
+    async fn with_archive<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: impl Serialize,
+        archive: Archive,
+    ) -> Result<A> {
+        let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
+        let mut path = format!("{path}?request={}", percent(&request));
+        let body = match archive {
+            Archive::Path(file) => {
+                use std::os::unix::ffi::OsStrExt as _;
+                path.push_str("&path=");
+                path.push_str(&percent(file.as_os_str().as_bytes()));
+                Body::empty()
+            }
+            Archive::Bytes(bytes) => Body::from_stream(bytes),
+        };
+        self.ask(build(Method::POST, &path, body)?, AS_LONG_AS_IT_TAKES).await
     }
 }

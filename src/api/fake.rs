@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub raises: Option<i32>,
     /// The next `create` fails with it.
     pub create_fault: Option<Fault>,
+    /// The next `save` ends with it, in the middle.
+    pub save_fault: Option<Fault>,
     /// Calls that would change a node, in order.
     pub calls: Vec<String>,
 }
@@ -290,6 +292,48 @@ impl Service for Fake {
             };
             self.note(format!("load {} into {}", from, request.namespace));
             Ok(vec![LoadedImage { reference: "registry.local/web:1".parse().ok(), digest: digest('a') }])
+        }
+        .boxed()
+    }
+
+    fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
+        self.note(format!("push {}/{} {:?} {:?}", request.namespace, request.source, request.target, request.part));
+        let blob = |letter, state, done, from: Option<&str>| {
+            Ok(PushEvent::Blob { digest: digest(letter), state, done, total: 6_000_000, from: from.map(Into::into) })
+        };
+        let reference = request.target.unwrap_or_else(|| request.source.parse().unwrap());
+        let pushed = PushEvent::Pushed {
+            reference,
+            digest: digest('a'),
+            size: 12_000_000,
+            sent: 6_000_000,
+            unchanged: false,
+            part_of: (request.part != ImagePart::All).then(|| digest('f')),
+        };
+        let events = [
+            blob('b', SendState::Waiting, 0, None),
+            blob('b', SendState::Sending, 3_000_000, None),
+            blob('b', SendState::Sent, 6_000_000, None),
+            blob('c', SendState::Existed, 6_000_000, None),
+            blob('d', SendState::Mounted, 6_000_000, Some("lab/base")),
+            Ok(pushed),
+        ];
+        ready(Ok(stream::iter(events).boxed()))
+    }
+
+    fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        let SaveRequest { namespace, names, part, format, packing } = request;
+        self.note(format!("save {namespace} {} {part:?} {format:?} {packing:?}", names.join(" ")));
+        let cut = self.state().save_fault.take().map(Err);
+        let parts = ["an ", "archive"].map(|text| Ok(bytes::Bytes::from(text)));
+        ready(Ok(stream::iter(parts.into_iter().chain(cut)).boxed()))
+    }
+
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+        async move {
+            let Archive::Path(path) = archive else { return Err(Fault::new(Class::Bug, "a path was expected")) };
+            self.note(format!("import {} {}", path.display(), serde_json::to_string(&request).unwrap()));
+            Ok(LoadedImage { reference: Some(request.reference), digest: digest('a') })
         }
         .boxed()
     }

@@ -14,16 +14,18 @@ use axum::extract::{DefaultBodyLimit, Query as UrlQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::StreamExt as _;
+use hyper::body::Frame;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::listener::Listener;
 use super::service::{Archive, Service, Stream};
-use super::types::LoadRequest;
 use crate::error::{Class, Fault, Result};
 
 /// The largest JSON body: room for a few hundred manifests of the largest size that are parsed at all.
@@ -68,7 +70,10 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/pull", streaming(<dyn Service>::pull))
         .route("/v1/tag", unary(<dyn Service>::tag))
         .route("/v1/remove-image", unary(<dyn Service>::remove_image))
-        .route("/v1/load", post(load).layer(DefaultBodyLimit::disable()))
+        .route("/v1/load", archive(<dyn Service>::load))
+        .route("/v1/push", streaming(<dyn Service>::push))
+        .route("/v1/save", post(save))
+        .route("/v1/import-rootfs", archive(<dyn Service>::import_rootfs))
         .route("/v1/create", unary(<dyn Service>::create))
         .route("/v1/start", unary(<dyn Service>::start))
         .route("/v1/stop", unary(<dyn Service>::stop))
@@ -137,32 +142,87 @@ where
     })
 }
 
-/// `load`: the archive is the body, or a path in the URL.
+/// What takes an archive: it is the body, or a path in the URL.
 #[derive(Deserialize)]
-struct LoadUrl {
-    /// [`LoadRequest`] as JSON.
+struct ArchiveUrl {
+    /// The request as JSON.
     request: String,
     /// Absolute path of an archive on the node.
     path: Option<std::path::PathBuf>,
 }
 
-async fn load(State(shared): State<Shared>, UrlQuery(url): UrlQuery<LoadUrl>, body: Body) -> Response {
+/// A method of [`Service`] that takes a request and an archive.
+type ArchiveMethod<Q, A> = for<'a> fn(&'a dyn Service, Q, Archive) -> BoxFuture<'a, Result<A>>;
+
+/// A call with an archive and one answer.
+fn archive<Q, A>(method: ArchiveMethod<Q, A>) -> MethodRouter<Shared>
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize + Send + 'static,
+{
+    post(move |State(shared): State<Shared>, UrlQuery(url): UrlQuery<ArchiveUrl>, body: Body| async move {
+        guarded(async {
+            let request = parse(url.request.as_bytes())?;
+            json(&method(&*shared.service, request, archive_of(url.path, body)).await?)
+        })
+        .await
+    })
+    .layer(DefaultBodyLimit::disable())
+}
+
+fn archive_of(path: Option<std::path::PathBuf>, body: Body) -> Archive {
+    match path {
+        Some(path) => Archive::Path(path),
+        None => Archive::Bytes(
+            body.into_data_stream()
+                .map(|chunk| {
+                    chunk.map_err(|error| Fault::new(Class::No, format!("the archive stopped arriving: {error}")))
+                })
+                .boxed(),
+        ),
+    }
+}
+
+/// `save`: the archive is the body. A fault in its middle comes behind it, as the trailer [`FAULT_TRAILER`].
+async fn save(State(shared): State<Shared>, body: Bytes) -> Response {
     guarded(async {
-        let request: LoadRequest = parse(url.request.as_bytes())?;
-        let archive = match url.path {
-            Some(path) => Archive::Path(path),
-            None => Archive::Bytes(
-                body.into_data_stream()
-                    .map(|chunk| {
-                        chunk.map_err(|error| Fault::new(Class::No, format!("the archive stopped arriving: {error}")))
-                    })
-                    .boxed(),
-            ),
-        };
-        json(&shared.service.load(request, archive).await?)
+        let stream = shared.service.save(parse(&body)?).await?;
+        let stop = shared.stop;
+        let stopping = futures_util::stream::once(async move {
+            stop.cancelled().await;
+            Err(Fault::new(Class::No, "the daemon is ending").help("save again once it answers"))
+        });
+        // Whichever comes first: the end of the archive, or the end of the daemon.
+        let ended = futures_util::stream::once(std::future::ready(None));
+        let mut done = false;
+        let frames = futures_util::stream::select(stream.map(Some).chain(ended), stopping.map(Some))
+            .take_while(move |part| {
+                let goes_on = part.is_some() && !done;
+                done = matches!(part, Some(Err(_)));
+                std::future::ready(goes_on)
+            })
+            .filter_map(|part| std::future::ready(part.map(frame)));
+        let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, FAULT_TRAILER)];
+        Ok((headers, Body::new(http_body_util::StreamBody::new(frames))).into_response())
     })
     .await
 }
+
+fn frame(part: Result<Bytes>) -> std::result::Result<Frame<Bytes>, std::convert::Infallible> {
+    Ok(match part {
+        Ok(bytes) => Frame::data(bytes),
+        Err(fault) => {
+            let text = serde_json::to_vec(&fault).unwrap_or_default();
+            let value = header::HeaderValue::from_str(&BASE64_STANDARD.encode(text));
+            Frame::trailers(
+                value.into_iter().map(|value| (header::HeaderName::from_static(FAULT_TRAILER), value)).collect(),
+            )
+        }
+    })
+}
+
+/// The fault that ended an archive, as base64 of JSON.
+pub(super) const FAULT_TRAILER: &str = "bayplan-fault";
 
 fn parse<Q: DeserializeOwned>(body: &[u8]) -> Result<Q> {
     serde_json::from_slice(body).map_err(|error| {

@@ -19,7 +19,7 @@ pub fn channel<T: Send + 'static>(capacity: usize) -> (mpsc::Sender<Result<T>>, 
     (sender, stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
 }
 
-/// Where `load` reads an archive.
+/// Where `load` and `import_rootfs` read an archive.
 pub enum Archive {
     /// A file on the node, by absolute path.
     Path(std::path::PathBuf),
@@ -74,6 +74,15 @@ pub trait Service: Send + Sync + 'static {
 
     /// Imports the images of an archive into a namespace.
     fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>>;
+
+    /// Pushes an image of a namespace; its result is the last event. Dropping the stream gives the push up.
+    fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>>;
+
+    /// Images as an archive. What it needs is looked for before the first byte.
+    fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
+
+    /// Makes an image of the tar file of a root file system.
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>>;
 
     /// Makes a container by hand, pulling its image if need be, and starts it if asked.
     fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>>;

@@ -149,6 +149,25 @@ fn types_survive_json() {
     trip(&ApplyEvent::Summary { changed: 1, unchanged: 2, failed: 3 });
 }
 
+#[tokio::test]
+async fn a_fault_in_the_middle_of_an_archive_arrives_behind_it() {
+    let node = shop();
+    let daemon = Daemon::start(node.clone());
+    let local = Client::in_process(node.clone());
+    for client in [&daemon.client, &local] {
+        let fault = Fault::new(Class::Runtime, "blob x is corrupt: \u{fc}").help("check it");
+        for broke in [None, Some(fault)] {
+            node.state().save_fault = broke.clone();
+            let mut parts: Vec<_> = client.save(SaveRequest::default()).await.unwrap().collect().await;
+            let last = broke.is_some().then(|| parts.pop().unwrap().unwrap_err());
+            assert_eq!(last, broke);
+            let bytes: Vec<u8> = parts.into_iter().flat_map(|part| part.unwrap().to_vec()).collect();
+            assert_eq!(bytes, b"an archive");
+        }
+    }
+    daemon.end().await;
+}
+
 #[test]
 fn an_item_has_the_shape_that_scripts_read() {
     let item = serde_json::to_value(fake::container("shop", "web")).unwrap();

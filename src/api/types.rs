@@ -6,10 +6,16 @@ mod apply;
 mod item;
 mod manual;
 mod node;
+mod push;
+mod rootfs;
+mod save;
 mod stream;
 
 pub use apply::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;
+pub use push::*;
+pub use rootfs::*;
+pub use save::*;
 pub use stream::*;

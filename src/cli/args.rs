@@ -153,9 +153,11 @@ pub enum Command {
     Logs(logs::Args),
     Inspect(inspect::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Tag(tag::Args),
     Rmi(rmi::Args),
     Load(load::Args),
+    Save(save::Args),
     Login(login::Args),
     Logout(logout::Args),
     // The long groups, with ctr's names.

@@ -1,7 +1,7 @@
 //! `bayplan image …`: ctr's names for what is done to images.
 
 use super::context::Context;
-use super::{images, inspect, load, pull, rmi, tag};
+use super::{images, import, inspect, later, pull, push, rmi, save, tag};
 use crate::error::Result;
 use crate::manifest::Kind;
 
@@ -19,12 +19,19 @@ enum Verb {
     #[command(visible_alias = "list")]
     Ls(images::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Tag(tag::Args),
     #[command(visible_aliases = ["remove", "delete"])]
     Rm(rmi::Args),
     #[command(visible_alias = "load")]
-    Import(load::Args),
+    Import(Box<import::Args>),
+    #[command(visible_alias = "save")]
+    Export(save::Args),
     Inspect(inspect::Args),
+    #[command(hide = true)]
+    Build(later::Args),
+    #[command(hide = true)]
+    Commit(later::Args),
 }
 
 /// Runs it.
@@ -35,7 +42,11 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Some(Verb::Pull(args)) => pull::run(args, context).await,
         Some(Verb::Tag(args)) => tag::run(args, context).await,
         Some(Verb::Rm(args)) => rmi::run(args, context).await,
-        Some(Verb::Import(args)) => load::run(args, context).await,
+        Some(Verb::Push(args)) => push::run(args, context).await,
+        Some(Verb::Import(args)) => import::run(*args, context).await,
+        Some(Verb::Export(args)) => save::run(args, context).await,
+        Some(Verb::Build(args)) => later::build(args, context).await,
+        Some(Verb::Commit(args)) => later::commit(args, context).await,
         Some(Verb::Inspect(args)) => inspect::show(&args.names, &[Kind::Image, Kind::Tag], context).await,
     }
 }

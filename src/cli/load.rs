@@ -8,12 +8,13 @@ use bytes::Bytes;
 use super::args::Output;
 use super::context::Context;
 use super::render;
-use crate::api::{Archive, LoadRequest, Service as _, Stream, channel};
+use crate::api::{Archive, LoadRequest, LoadedImage, Service as _, Stream, channel};
 use crate::error::{Class, Fault, Result};
 use crate::oci::Platform;
 
 /// Import images from an archive: OCI or Docker, plain, gzip or zstd
 #[derive(Debug, clap::Args)]
+#[group(id = "load")]
 pub struct Args {
     /// The archive, or - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
@@ -21,12 +22,18 @@ pub struct Args {
     /// The archive, as Docker's load takes it
     #[arg(short, long, value_name = "FILE", conflicts_with = "file")]
     pub input: Option<PathBuf>,
-    /// Repository for images that the archive does not name
+    /// Repository for images that the archive does not name, or names by a bare tag
     #[arg(long, value_name = "NAME")]
     pub base_name: Option<String>,
-    /// Another platform than the node's
+    /// Also give each image its digest as a name
+    #[arg(long)]
+    pub digests: bool,
+    /// The platform that must be there and is unpacked [default: the node's, where it is there]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
+    /// Refuse an archive that lacks images which an index in it names
+    #[arg(long)]
+    pub all_platforms: bool,
     /// Print digests only
     #[arg(short, long)]
     pub quiet: bool,
@@ -36,30 +43,42 @@ pub struct Args {
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let archive = open(args.input.as_deref().unwrap_or(&args.file))?;
     let node = context.node().await?;
-    let request = LoadRequest { namespace: context.namespace(), base_name: args.base_name, platform: args.platform };
+    let request = LoadRequest {
+        namespace: context.namespace(),
+        base_name: args.base_name,
+        platform: args.platform,
+        all_platforms: args.all_platforms,
+        digests: args.digests,
+    };
     let images = node.load(request, archive).await?;
+    show(&images, args.quiet, context)?;
+    Ok(0)
+}
+
+/// What was imported.
+pub(super) fn show(images: &[LoadedImage], quiet: bool, context: &mut Context) -> Result<()> {
     if matches!(context.output(), Output::Json | Output::Yaml) {
         let text = match context.output() {
             Output::Json => render::json::pretty(&images)?,
             _ => render::yaml::document(&images)?,
         };
         context.ui.bytes(text.as_bytes());
-        return Ok(0);
+        return Ok(());
     }
     for image in images {
-        match (image.reference, args.quiet) {
+        match (&image.reference, quiet) {
             (Some(reference), false) if context.output() == Output::Name => {
                 context.ui.line(format!("image/{reference}"));
             }
             (Some(reference), false) => context.ui.line(format!("{reference}  {}", image.digest)),
-            _ => context.ui.line(image.digest),
+            _ => context.ui.line(&image.digest),
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 /// A file by its path, which the node reads itself; standard input (and pipes) as bytes.
-fn open(path: &Path) -> Result<Archive> {
+pub(super) fn open(path: &Path) -> Result<Archive> {
     let unreadable = |error: &std::io::Error| {
         let class = if error.kind() == std::io::ErrorKind::NotFound { Class::NotFound } else { Class::Invalid };
         Fault::new(class, format!("archive {} cannot be read: {error}", path.display()))

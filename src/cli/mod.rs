@@ -24,6 +24,7 @@ mod foreground;
 mod get;
 mod image;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
@@ -41,11 +42,13 @@ mod node;
 mod password;
 mod ps;
 mod pull;
+mod push;
 mod render;
 mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod schema;
 mod start;
 mod status;
@@ -191,9 +194,11 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Logs(args) => logs::run(args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Pull(args) => pull::run(args, context).await,
+        Command::Push(args) => push::run(args, context).await,
         Command::Tag(args) => tag::run(args, context).await,
         Command::Rmi(args) => rmi::run(args, context).await,
         Command::Load(args) => load::run(args, context).await,
+        Command::Save(args) => save::run(args, context).await,
         Command::Login(args) => login::run(args, context).await,
         Command::Logout(args) => logout::run(args, context).await,
         Command::Image(args) => image::run(args, context).await,
@@ -205,18 +210,7 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Info(args) => info::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => completion::run(args, context).await,
-        Command::Build(args) => {
-            later::run("build", "build with buildah or docker, and load the archive: bayplan load FILE", args, context)
-                .await
-        }
-        Command::Commit(args) => {
-            later::run(
-                "commit",
-                "write a Containerfile and build it; bayplan runs images and makes none",
-                args,
-                context,
-            )
-            .await
-        }
+        Command::Build(args) => later::build(args, context).await,
+        Command::Commit(args) => later::commit(args, context).await,
     }
 }

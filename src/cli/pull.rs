@@ -94,7 +94,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
 }
 
 /// `USER:PASSWORD`, or the password from the terminal or standard input, where no argument list shows it.
-fn credentials(text: &str, context: &mut Context) -> Result<Credentials> {
+pub(super) fn credentials(text: &str, context: &mut Context) -> Result<Credentials> {
     if let Some((user, password)) = text.split_once(':') {
         return Ok(Credentials { user: user.to_owned(), password: password.to_owned() });
     }

@@ -2,6 +2,7 @@
 
 mod declared;
 mod manual;
+mod moving;
 mod tree;
 
 use std::path::PathBuf;

@@ -23,6 +23,7 @@ mod listing;
 mod local;
 mod logs;
 mod looping;
+mod moving;
 mod node;
 pub mod pace;
 pub mod queue;

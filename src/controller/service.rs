@@ -73,6 +73,18 @@ impl Service for NodeService {
         Box::pin(self.0.load(request, archive))
     }
 
+    fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
+        Box::pin(async move { self.0.push_by_hand(request) })
+    }
+
+    fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        Box::pin(self.0.save(request))
+    }
+
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+        Box::pin(self.0.import_rootfs(request, archive))
+    }
+
     fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
         Box::pin(self.0.create_by_hand(request))
     }

@@ -257,28 +257,6 @@ impl Engine {
         self.set_reference(namespace, reference, target, standing)
     }
 
-    /// Imports every image of an archive, and unpacks those for this machine.
-    pub async fn import_by_hand(self: &Arc<Self>, path: &Path) -> Result<Vec<(Option<Reference>, Descriptor)>> {
-        let _content = self.content.read().await;
-        // Those that get no name are nobody's.
-        self.leave_garbage();
-        let engine = Arc::clone(self);
-        let own = path.to_owned();
-        let imported = tokio::task::spawn_blocking(move || engine.images.import_file(&own))
-            .await
-            .map_err(|error| Fault::new(Class::Bug, format!("importing {}: {error}", path.display())))?
-            .map_err(Fault::from)?;
-        let mut found = Vec::new();
-        for one in imported {
-            // An image for another machine is kept, and unpacked nowhere.
-            if let Ok(image) = self.images.load_image(&one.target.digest, &Platform::host()) {
-                self.unpack(&image, None).await?;
-            }
-            found.push((one.reference, one.target));
-        }
-        Ok(found)
-    }
-
     pub(super) fn remove_reference(&self, key: &ResourceKey) -> Result<()> {
         let reference: Reference = key
             .name

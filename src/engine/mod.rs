@@ -14,6 +14,7 @@ mod keyed;
 pub mod lock;
 mod memory;
 mod monitor;
+mod moving;
 mod observe;
 mod teardown;
 mod unwanted;
@@ -42,6 +43,7 @@ pub use events::EventLog;
 pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
+pub use moving::Incoming;
 pub use observe::Freshness;
 pub use unwanted::GivenUp;
 

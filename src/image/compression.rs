@@ -1,6 +1,6 @@
 //! Gzip, zstd or plain, told by the first bytes: media types lie more often than magic numbers.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// Read buffer in front of the inflaters, in bytes.
 const BUFFER: usize = 128 << 10;
@@ -42,6 +42,12 @@ impl Compression {
 
 /// The unpacked bytes of `reader`, whatever it is packed by, in bounded memory.
 pub fn reader<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let (kind, whole) = look(reader)?;
+    unpacked(kind, whole)
+}
+
+/// How `reader` is packed, and all of its bytes.
+pub fn look<R: Read>(reader: R) -> io::Result<(Compression, impl BufRead + use<R>)> {
     let mut buffered = BufReader::with_capacity(BUFFER, reader);
     // A pipe may give one byte at first; the magic number needs four.
     let mut first = [0u8; 4];
@@ -56,10 +62,11 @@ pub fn reader<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Se
     }
     let kind = Compression::of(&first[..got]);
     let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(first).take(got as u64).chain(buffered));
-    unpacked(kind, whole)
+    Ok((kind, whole))
 }
 
-fn unpacked<'a>(kind: Compression, reader: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+/// The unpacked bytes of what is packed so.
+pub fn unpacked<'a>(kind: Compression, reader: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match kind {
         Compression::Plain => Box::new(reader),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
@@ -69,6 +76,70 @@ fn unpacked<'a>(kind: Compression, reader: impl BufRead + Send + 'a) -> io::Resu
             Box::new(decoder)
         }
     })
+}
+
+/// How something is to be packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all.
+    Plain,
+    /// Gzip without a name and a time, so that the same bytes give the same bytes.
+    Gzip,
+    /// Zstd with a checksum.
+    Zstd,
+}
+
+/// A writer that packs. Without [`Packer::finish`] what it writes is cut short.
+pub enum Packer<W: Write> {
+    /// As it is.
+    Plain(W),
+    /// By gzip.
+    Gzip(flate2::write::GzEncoder<W>),
+    /// By zstd.
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+/// Packs what is written into `to`.
+pub fn writer<W: Write>(packing: Packing, to: W) -> io::Result<Packer<W>> {
+    Ok(match packing {
+        Packing::Plain => Packer::Plain(to),
+        Packing::Gzip => Packer::Gzip(flate2::write::GzEncoder::new(to, flate2::Compression::default())),
+        Packing::Zstd => {
+            let mut encoder = zstd::stream::write::Encoder::new(to, zstd::DEFAULT_COMPRESSION_LEVEL)?;
+            encoder.include_checksum(true)?;
+            Packer::Zstd(encoder)
+        }
+    })
+}
+
+impl<W: Write> Packer<W> {
+    /// Writes what is left.
+    pub fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Plain(to) => Ok(to),
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Zstd(encoder) => encoder.finish(),
+        }?
+        .flush()
+    }
+}
+
+impl<W: Write> Write for Packer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(to) => to.write(bytes),
+            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(to) => to.flush(),
+            Self::Gzip(encoder) => encoder.flush(),
+            Self::Zstd(encoder) => encoder.flush(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -93,9 +93,25 @@ pub enum ImageError {
         /// What the index offers.
         offered: Vec<Platform>,
     },
+    /// Of several platforms that an index names, not all are here.
+    #[error("image {image} is here for {} only, and its index names others", listed(.here))]
+    Partial {
+        /// Its reference.
+        image: String,
+        /// Platforms whose images are whole here.
+        here: Vec<Platform>,
+    },
     /// An archive that cannot be imported.
     #[error("archive {archive}: {why}")]
     Archive {
+        /// Its path, or `standard input`.
+        archive: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A tar file that is no root file system.
+    #[error("root file system {archive}: {why}")]
+    Rootfs {
         /// Its path, or `standard input`.
         archive: String,
         /// What is wrong with it.
@@ -317,9 +333,25 @@ impl ImageError {
             Self::Platform { .. } => {
                 (Class::NotFound, Some("choose one of them with --platform, or another image".into()))
             }
+            Self::Partial { image, .. } => (
+                Class::Refused,
+                Some(format!("choose one with --platform, or bring the others: bayplan pull --all-platforms {image}")),
+            ),
             Self::Archive { .. } => (
                 Class::Invalid,
-                Some("an OCI layout or a Docker archive is expected, plain or packed by gzip or zstd".into()),
+                Some(
+                    "an OCI layout or a Docker archive is expected, plain or packed by gzip or zstd; for a root file \
+                     system: bayplan image import --rootfs FILE NAME"
+                        .into(),
+                ),
+            ),
+            Self::Rootfs { .. } => (
+                Class::Invalid,
+                Some(
+                    "a tar file of a root file system is expected, plain or packed by gzip or zstd; for an archive of \
+                     images leave --rootfs out"
+                        .into(),
+                ),
             ),
         }
     }

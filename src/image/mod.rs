@@ -10,10 +10,12 @@
 //! | [`registry`] | the distribution protocol |
 //! | [`fetch`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
-//! | [`archive`], [`tar`], [`compression`] | images from files, and the formats they and layers are in |
+//! | [`archive`], [`rootfs`], [`tar`], [`compression`] | images from files and into them, and the formats they and layers are in |
+//! | [`push`], [`closure`] | images to registries, and what moves with an image |
 //! | [`load`], [`gc`] | images that are here, and blobs nobody needs |
 
 pub mod archive;
+pub mod closure;
 pub mod compression;
 pub mod descriptor;
 pub mod document;
@@ -25,7 +27,9 @@ pub mod ingest;
 mod load;
 mod progress;
 mod pull;
+pub mod push;
 pub mod registry;
+mod rootfs;
 pub mod store;
 pub mod tar;
 #[cfg(test)]
@@ -35,12 +39,16 @@ mod turns;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use archive::Imported;
+pub use archive::{Export, ExportOptions, Format, Imported};
+pub use closure::Part;
+pub use compression::Packing;
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
 pub use gc::GcReport;
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
-pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Timeouts, Wait};
+pub use push::{PushOptions, PushProgress, PushState, Pushed};
+pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
+pub use rootfs::RootfsConfig;
 pub use store::ContentStore;
 
 /// The image side of a node. Clones share everything.

@@ -486,6 +486,9 @@ mod tests {
     #[test]
     fn truncated_and_damaged_archives_are_errors() {
         let whole = file("a", &[1; 5000]);
+        let mut unpadded = Reader::new(&whole[..512 + 5000]);
+        assert_eq!(unpadded.next().unwrap().unwrap().size, 5000);
+        assert!(unpadded.next().unwrap().is_none(), "its last byte is the end");
         let mut reader = Reader::new(&whole[..3000]);
         reader.next().unwrap().unwrap();
         assert!(reader.next().is_err());

@@ -26,6 +26,7 @@ mod kill_daemon;
 mod main_job;
 mod no_daemon;
 mod orphans;
+mod peers;
 mod reboot;
 mod reload;
 mod restart;

@@ -94,6 +94,13 @@ impl TestRegistry {
         log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains(hex) && line.contains("\" 200 ")).count()
     }
 
+    /// How many uploads of a blob to a repository it finished, by hex digest.
+    pub fn uploads(&self, repository: &str, hex: &str) -> usize {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let begin = format!("\"PUT /v2/{repository}/blobs/uploads/");
+        log.lines().filter(|line| line.contains(&begin) && line.contains(hex) && line.contains("\" 201 ")).count()
+    }
+
     /// How many requests it saw.
     pub fn requests(&self) -> usize {
         let log = fs::read_to_string(self.log()).unwrap_or_default();

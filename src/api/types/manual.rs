@@ -154,12 +154,18 @@ pub struct RemovedImage {
 pub struct LoadRequest {
     /// Into which namespace.
     pub namespace: String,
-    /// Repository for images that the archive does not name.
+    /// Repository for images that the archive does not name in full.
     #[serde(default)]
     pub base_name: Option<String>,
-    /// Another platform than the node's.
+    /// The platform that must be there and is unpacked; absent: the node's, where it is there.
     #[serde(default)]
     pub platform: Option<Platform>,
+    /// Every image that an index names must be there.
+    #[serde(default)]
+    pub all_platforms: bool,
+    /// Each image also gets its digest as a name.
+    #[serde(default)]
+    pub digests: bool,
 }
 
 /// One image of an archive.

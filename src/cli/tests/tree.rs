@@ -53,7 +53,13 @@ fn wrong_usage_is_2_and_a_slip_is_named() {
     insta::assert_snapshot!(bench.run("build -t x .").all(), @r"
     --- err
     error: bayplan has no build
-      help: build with buildah or docker, and load the archive: bayplan load FILE
+      help: build with buildah, podman or docker, then bring it here: bayplan load FILE, or bayplan pull
+    === exit 2
+    ");
+    insta::assert_snapshot!(bench.run("image commit web x:1").all(), @r"
+    --- err
+    error: bayplan has no commit
+      help: write a Containerfile and build it; of a tar file an image is made by bayplan image import --rootfs
     === exit 2
     ");
 }

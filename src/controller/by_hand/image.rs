@@ -175,7 +175,7 @@ impl Node {
     }
 
     /// An image's key, by its reference or its handle.
-    fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
+    pub(in crate::controller) fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
         let canonical = name.parse::<Reference>().map(|reference| reference.to_string());
         let direct = ResourceKey::new(Kind::Image, namespace, canonical.clone().unwrap_or_else(|_| name.to_owned()));
         if canonical.is_ok() {

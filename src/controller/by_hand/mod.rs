@@ -8,7 +8,6 @@
 mod container;
 mod exit;
 mod image;
-mod load;
 mod namespace;
 
 use std::sync::Arc;
@@ -95,11 +94,16 @@ fn removal(key: ResourceKey) -> Step {
     }
 }
 
-fn by_hand(resource: Resource) -> DeclaredRecord {
+pub(in crate::controller) fn by_hand(resource: Resource) -> DeclaredRecord {
     DeclaredRecord { resource, source: Source::Cli, place: None, created: jiff::Timestamp::now() }
 }
 
-fn image_resource(namespace: &str, reference: &Reference, policy: PullPolicy, platform: Option<Platform>) -> Resource {
+pub(in crate::controller) fn image_resource(
+    namespace: &str,
+    reference: &Reference,
+    policy: PullPolicy,
+    platform: Option<Platform>,
+) -> Resource {
     Resource {
         metadata: Metadata { name: reference.to_string(), namespace: namespace.to_owned(), ..Metadata::default() },
         spec: Spec::Image(ImageSpec {

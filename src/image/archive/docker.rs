@@ -35,7 +35,8 @@ struct Manifest<'a> {
 pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
     let broken = |why: String| ImageError::Archive { archive: shown.to_owned(), why };
     let bytes = contents.documents.get("manifest.json").map(Vec::as_slice).unwrap_or_default();
-    let saved: Vec<Saved> = serde_json::from_slice(bytes).map_err(|e| broken(format!("its manifest.json: {e}")))?;
+    let saved: Vec<Saved> =
+        serde_json::from_slice(bytes).map_err(|e| broken(format!("its manifest.json is malformed: {e}")))?;
     let mut images = Vec::new();
     for image in saved {
         let name = super::clean(&image.config);

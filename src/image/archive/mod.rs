@@ -6,6 +6,7 @@
 
 mod docker;
 mod oci;
+mod write;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
+
+pub use write::{Export, ExportOptions, Format};
 
 use super::compression::Compression;
 use super::descriptor::Descriptor;
@@ -144,6 +147,21 @@ impl Cache {
 }
 
 fn read(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+    found(shown, stream, sink).map_err(|error| blame(shown, error))
+}
+
+/// What is wrong with something inside of an archive is wrong with the archive.
+fn blame(shown: &str, error: ImageError) -> ImageError {
+    if matches!(error, ImageError::Io { .. } | ImageError::Archive { .. }) {
+        return error;
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("image ").unwrap_or(&text);
+    let why = text.strip_prefix(&format!("archive {shown}: ")).unwrap_or(text).to_owned();
+    ImageError::Archive { archive: shown.to_owned(), why }
+}
+
+fn found(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
     let broken = |why: &str| ImageError::Archive { archive: shown.to_owned(), why: why.to_owned() };
     let contents = scan(shown, stream, sink)?;
     // Docker since 25 writes both; its OCI side keeps the digests of the registry.
@@ -161,7 +179,7 @@ fn read(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Vec<Im
 
 /// One pass: hashes, stores, remembers.
 fn scan(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Contents, ImageError> {
-    let failed = |error: io::Error| ImageError::Archive { archive: shown.to_owned(), why: error.to_string() };
+    let failed = |error: io::Error| ImageError::Archive { archive: shown.to_owned(), why: unreadable(&error) };
     let mut reader = Reader::new(compression::reader(stream).map_err(failed)?);
     let mut contents = Contents::default();
     let mut held = 0;
@@ -187,6 +205,15 @@ fn scan(shown: &str, stream: impl Read + Send, sink: &Sink<'_>) -> Result<Conten
     // A packed archive that is cut behind its last block is noticed here.
     reader.drain().map_err(failed)?;
     Ok(contents)
+}
+
+/// Why a tar file cannot be read on. Inflaters have words of their own for an early end.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    let text = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof && !text.contains("cut short") {
+        return format!("it is cut short ({text})");
+    }
+    text
 }
 
 fn is_document(name: &str) -> bool {
@@ -237,7 +264,7 @@ fn file(
     let mut buffer = vec![0; 256 << 10];
     let mut document = (entry.size <= MAX_MANIFEST).then(Vec::new);
     loop {
-        let n = reader.read(&mut buffer).map_err(|e| broken(format!("{name}: {e}")))?;
+        let n = reader.read(&mut buffer).map_err(|e| broken(format!("{name}: {}", unreadable(&e))))?;
         if n == 0 {
             break;
         }

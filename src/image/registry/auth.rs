@@ -125,7 +125,9 @@ pub fn token_url(
         if let Some(service) = service {
             query.append_pair("service", service);
         }
-        if let Some(scope) = scope {
+        // Several scopes are several parameters of a query, and one field of an OAuth2 form.
+        let one = matches!(credentials, Some(Credentials::IdentityToken(_)));
+        for scope in scope.into_iter().flat_map(|scope| scope.split(if one { '\n' } else { ' ' })) {
             query.append_pair("scope", scope);
         }
         if let Some(Credentials::Password { user, .. }) = credentials {

@@ -17,6 +17,7 @@ use super::endpoint::Endpoint;
 use super::patience::Body;
 use super::transport::{self, Registries, is_loopback, shown_host};
 use super::trust::Scheme;
+use super::write::Write;
 use crate::image::error::RegistryFailure;
 
 /// Redirects followed for one request.
@@ -30,12 +31,14 @@ pub struct Ask {
     pub path: String,
     /// Sent wherever a redirect leads.
     pub headers: HeaderMap,
+    /// What a request of a push has beside.
+    pub write: Option<Write>,
 }
 
 impl Ask {
     /// Without headers.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), headers: HeaderMap::new() }
+        Self { method, path: path.into(), headers: HeaderMap::new(), write: None }
     }
 }
 
@@ -53,25 +56,29 @@ pub struct Asker<'a> {
     pub repository: Option<&'a str>,
     /// What a token must permit, in words of the protocol: `pull` or `pull,push`.
     pub actions: &'static str,
+    /// Scopes that a token is asked for instead, for a push.
+    pub scopes: &'a [String],
 }
 
 impl Asker<'_> {
     /// The answer if it is success; any other status is an error.
     pub async fn send(&self, scheme: Scheme, ask: &Ask) -> Result<Response, RegistryFailure> {
-        let url = self.url(scheme, &ask.path)?;
-        let key = self.key(&url);
+        let base = self.url(scheme, &ask.path)?;
+        // Where an upload goes on is the registry's choice, and may be another host.
+        let url = ask.write.as_ref().and_then(|write| write.location.clone()).unwrap_or_else(|| base.clone());
+        let key = self.key(&base);
         let remembered = self.registries.remembered.get(&key);
-        let mut response = self.follow(url.clone(), ask, remembered.as_ref()).await?;
+        let mut response = self.follow(&base, url.clone(), ask, remembered.as_ref()).await?;
         let mut grant = remembered;
         // Who was not asked by us but by a redirect has no business asking who we are.
         if response.status() == StatusCode::UNAUTHORIZED
-            && response.url().origin() == url.origin()
+            && response.url().origin() == base.origin()
             && let Some(challenge) = auth::challenge(response.headers().get_all(WWW_AUTHENTICATE).iter())
         {
             drop(response);
-            grant = self.renew(&url, &challenge, &key, grant.as_ref()).await?;
+            grant = self.renew(&base, &challenge, &key, grant.as_ref()).await?;
             // Refused once more with what we just got, there is nothing else to show: no loop.
-            response = self.follow(url, ask, grant.as_ref()).await?;
+            response = self.follow(&base, url, ask, grant.as_ref()).await?;
         }
         if response.status().is_success() {
             return Ok(response);
@@ -123,6 +130,7 @@ impl Asker<'_> {
         }
         // What one namespace's secrets got is not another's.
         parts.extend(self.options.pull_secrets.iter().map(|secret| secret.text.as_str()));
+        parts.extend(self.scopes.iter().map(String::as_str));
         auth::key(&parts)
     }
 
@@ -131,8 +139,13 @@ impl Asker<'_> {
     }
 
     /// Sends and follows redirects.
-    async fn follow(&self, origin: Url, ask: &Ask, grant: Option<&Grant>) -> Result<Response, RegistryFailure> {
-        let mut url = origin.clone();
+    async fn follow(
+        &self,
+        origin: &Url,
+        mut url: Url,
+        ask: &Ask,
+        grant: Option<&Grant>,
+    ) -> Result<Response, RegistryFailure> {
         for _ in 0..=MAX_REDIRECTS {
             let scheme = if url.scheme() == "http" { Scheme::Http } else { Scheme::Https };
             let own = url.origin() == origin.origin();
@@ -144,9 +157,21 @@ impl Asker<'_> {
                     request = request.header(AUTHORIZATION, grant.header.clone());
                 }
             }
-            let response = self.execute(request, &url).await?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(response);
+            let response = match &ask.write {
+                Some(write) => {
+                    let sent = write.execute(request, self.registries.config().timeouts).await;
+                    sent.map_err(|why| self.by_proxy(why, &url))?
+                }
+                None => self.execute(request, &url).await?,
+            };
+            match response.status().as_u16() {
+                307 | 308 => {}
+                // A request that writes must not come out as one that reads.
+                code @ 301..=303 if ask.write.as_ref().is_some_and(Write::changes) => {
+                    return Err(RegistryFailure::Redirect(format!("a request that writes, by {code}")));
+                }
+                301..=303 => {}
+                _ => return Ok(response),
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let location = location.ok_or_else(|| RegistryFailure::Redirect("without saying where".into()))?;
@@ -166,12 +191,16 @@ impl Asker<'_> {
     async fn execute(&self, request: reqwest::RequestBuilder, url: &Url) -> Result<Response, RegistryFailure> {
         let headers = self.registries.config().timeouts.headers;
         let result = timeout(headers, request.send()).await.map_err(|_| RegistryFailure::Stalled(headers))?;
-        result.map_err(|e| match (transport::classify(&e), self.endpoint.trust.proxy_of(url)) {
+        result.map_err(|e| self.by_proxy(transport::classify(&e), url))
+    }
+
+    fn by_proxy(&self, why: RegistryFailure, url: &Url) -> RegistryFailure {
+        match (why, self.endpoint.trust.proxy_of(url)) {
             (RegistryFailure::Unreachable(why), Some(proxy)) => {
                 RegistryFailure::Unreachable(format!("{why} (by way of proxy {proxy})"))
             }
             (why, _) => why,
-        })
+        }
     }
 
     /// What to show instead of what was refused. One asks, those who were refused beside it take what it got.
@@ -245,7 +274,9 @@ impl Asker<'_> {
             (Challenge::Basic, None) => return Ok(None),
             (Challenge::Bearer { realm, service, scope }, credentials) => {
                 let own = self.repository.map(|path| format!("repository:{path}:{}", self.actions));
-                let scope = scope.as_deref().filter(|s| !s.is_empty()).or(own.as_deref());
+                let writing = Some(self.scopes.join(" ")).filter(|s| !s.is_empty());
+                let asked = scope.as_deref().filter(|s| !s.is_empty());
+                let scope = writing.as_deref().or(asked).or(own.as_deref());
                 return self.token(url, realm, service.as_deref(), scope, credentials).await.map(Some);
             }
         };

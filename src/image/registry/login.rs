@@ -27,7 +27,7 @@ pub async fn verify(registries: &Registries, host: &str, options: &PullOptions) 
     let Some(endpoint) = all.iter().find(|endpoint| endpoint.upstream) else {
         return Err(Fault::new(Class::Invalid, format!("nobody is named to be asked for {host}")));
     };
-    let asker = Asker { registries, endpoint, options, name: host, repository: None, actions: "" };
+    let asker = Asker { registries, endpoint, options, name: host, repository: None, actions: "", scopes: &[] };
     let ask = Ask::new(reqwest::Method::GET, "");
     let mut tries = Tries::new(host.to_owned(), registries.config().timeouts.patience, options.on_wait.clone());
     loop {

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `session` | one reference's conversation: fall-through from mirror to mirror |
 //! | `authorize`, `auth` | one request to one host: redirects, challenges, tokens |
+//! | `write`, `upload` | what a push needs beyond reading: requests with bodies, one blob there |
 //! | `endpoint`, [`hosts`] | who is asked: `hosts.toml`, found and parsed |
 //! | `trust`, [`proxy`] | TLS and the way there |
 //! | `patience` | tries, pauses, the pace of a body |
@@ -24,6 +25,8 @@ pub mod proxy;
 mod session;
 mod transport;
 mod trust;
+mod upload;
+mod write;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,6 +37,7 @@ pub use patience::{Body, OnWait, Tries, Wait};
 pub use proxy::Proxies;
 pub use session::{Head, Manifest, Session};
 pub use transport::Registries;
+pub use upload::{Sent, Told};
 
 use crate::oci::{Digest, Platform};
 

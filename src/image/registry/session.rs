@@ -26,6 +26,8 @@ pub struct Session {
     reference: Reference,
     options: Arc<PullOptions>,
     blobs: Arc<Mutex<HashMap<Digest, Served>>>,
+    /// Token scopes of a push; empty while nothing is written.
+    scopes: Arc<[String]>,
 }
 
 /// Who was asked for a blob so far.
@@ -44,6 +46,7 @@ struct Served {
 enum Need {
     Pull,
     Resolve,
+    Push,
 }
 
 /// A manifest as a registry gave it.
@@ -67,7 +70,27 @@ pub struct Head {
 impl Session {
     /// A conversation about `reference`.
     pub fn new(registries: Arc<Registries>, reference: Reference, options: &PullOptions) -> Self {
-        Self { registries, reference, options: Arc::new(options.clone()), blobs: Arc::default() }
+        Self {
+            registries,
+            reference,
+            options: Arc::new(options.clone()),
+            blobs: Arc::default(),
+            scopes: Arc::default(),
+        }
+    }
+
+    /// The same conversation, with tokens of these scopes.
+    pub(super) fn with_scopes(&self, scopes: Arc<[String]>) -> Self {
+        Self { scopes, ..self.clone() }
+    }
+
+    /// One request to the host that is written to: the first that may be, in the order of its hosts.toml.
+    pub(super) async fn send_for_push(&self, ask: &Ask) -> Result<Response, RegistryFailure> {
+        let endpoints = self.endpoints(Need::Push)?;
+        let Some(endpoint) = endpoints.first() else {
+            return Err(RegistryFailure::Config("nobody is named to be written to".into()));
+        };
+        self.send(endpoint, ask).await
     }
 
     /// The reference it is about.
@@ -167,6 +190,7 @@ impl Session {
             .filter(|endpoint| match need {
                 Need::Pull => endpoint.capabilities.pull,
                 Need::Resolve => endpoint.capabilities.resolve,
+                Need::Push => endpoint.capabilities.push,
             })
             .cloned()
             .collect();
@@ -174,10 +198,14 @@ impl Session {
             let what = match need {
                 Need::Pull => "pull",
                 Need::Resolve => "resolve",
+                Need::Push => "push",
             };
             return Err(RegistryFailure::Config(format!("its hosts.toml names nobody with the capability {what}")));
         }
-        able.sort_by_key(|endpoint| self.registries.rests(&endpoint.host));
+        // What is written goes to one place, whether or not it was down a moment ago.
+        if !matches!(need, Need::Push) {
+            able.sort_by_key(|endpoint| self.registries.rests(&endpoint.host));
+        }
         Ok(able)
     }
 
@@ -286,6 +314,7 @@ impl Session {
             name: self.reference.host(),
             repository: Some(self.reference.path()),
             actions: "pull",
+            scopes: &self.scopes,
         };
         self.registries.by_scheme(&asker, ask).await
     }

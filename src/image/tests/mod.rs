@@ -3,11 +3,14 @@
 pub mod archives;
 mod certificates;
 mod credentials;
+mod exports;
 pub mod fixture;
 mod hostile;
+mod hostile_archives;
 mod mirrors;
 mod proxies;
 mod pulls;
+mod pushes;
 mod redirects;
 mod registry;
 pub mod server;
