@@ -7,9 +7,11 @@ mod item;
 mod manual;
 mod node;
 mod stream;
+mod upkeep;
 
 pub use apply::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;
 pub use stream::*;
+pub use upkeep::*;

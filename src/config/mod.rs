@@ -142,6 +142,10 @@ pub struct Gc {
     pub grace: Span,
     /// The longest time between two collections.
     pub interval: Span,
+    /// Percent of the file system of `root` from which on unused images go; 0: never.
+    pub high_watermark: u8,
+    /// Percent below which it must be then.
+    pub low_watermark: u8,
 }
 
 /// `[events]`.
@@ -281,7 +285,13 @@ impl Controller {
 
 impl Default for Gc {
     fn default() -> Self {
-        Self { enabled: true, grace: Span::from_millis(600_000), interval: Span::from_millis(3_600_000) }
+        Self {
+            enabled: true,
+            grace: Span::from_millis(600_000),
+            interval: Span::from_millis(3_600_000),
+            high_watermark: 85,
+            low_watermark: 80,
+        }
     }
 }
 

@@ -58,8 +58,13 @@ pub(super) async fn run(node: Arc<Node>) {
             outcome = ends.recv() => {
                 if let Some(outcome) = outcome {
                     note(&node, &mut queue, &outcome);
-                    if outcome.step.target.is_none() && node.engine.config().gc.enabled {
+                    // Whatever was changed may have left something unneeded.
+                    if outcome.result.is_ok() && node.engine.config().gc.enabled {
                         collect_at.get_or_insert_with(|| Instant::now() + node.engine.config().gc.grace.duration());
+                    }
+                    if matches!(outcome.step.target, Some(Target::Pull { .. } | Target::Import { .. })) {
+                        let node = Arc::clone(&node);
+                        tokio::spawn(async move { node.relieve_disk().await });
                     }
                 }
             }
@@ -67,12 +72,13 @@ pub(super) async fn run(node: Arc<Node>) {
                 if collect_at.is_some_and(|at| at <= Instant::now()) {
                     // Again when something was taken away: an idle node is not walked.
                     collect_at = None;
-                    let engine = Arc::clone(&node.engine);
+                    let (node, engine) = (Arc::clone(&node), Arc::clone(&node.engine));
                     tokio::spawn(async move {
                         let freed = engine.collect_garbage(engine.config().gc.grace.duration()).await;
-                        if freed.items > 0 {
-                            tracing::info!(items = freed.items, bytes = freed.bytes, "garbage collected");
+                        if freed.items() > 0 {
+                            tracing::info!(items = freed.items(), bytes = freed.blob_bytes(), "garbage collected");
                         }
+                        node.relieve_disk().await;
                     });
                 }
             }

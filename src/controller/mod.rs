@@ -7,18 +7,23 @@
 
 pub mod backoff;
 mod by_hand;
+mod check_images;
 mod daemon;
 pub mod debounce;
 mod declare;
 pub mod directory;
+mod disk;
 pub mod follow;
+mod image_details;
 mod listing;
 mod local;
 mod logs;
 mod looping;
 mod node;
+mod prune;
 pub mod queue;
 mod reconcile;
+mod remove_image;
 pub mod scan;
 mod service;
 mod status;

@@ -7,6 +7,8 @@
 //! and [`crate::store`]; knows neither sources nor the API.
 
 mod adopt;
+mod check;
+mod collect;
 mod container;
 mod events;
 mod image;
@@ -16,6 +18,7 @@ mod memory;
 mod monitor;
 mod observe;
 mod teardown;
+mod views;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,12 +38,14 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
 pub use crate::runtime::Stdio as TaskStdio;
+pub use check::{Examination, Examined, Flaw, Found};
+pub use collect::{ContentLease, Freed, Garbage};
 pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
-pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use observe::Freshness;
+pub use views::View;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
@@ -60,8 +65,12 @@ pub struct Engine {
     answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,
-    // Pulls share it; the garbage collector has it alone.
-    content: tokio::sync::RwLock<()>,
+    // Held while the record of a mounted view is made or cleared.
+    views: Mutex<()>,
+    // One collection at a time.
+    collecting: tokio::sync::Mutex<()>,
+    // One writer of the layout's index.json at a time.
+    index: Mutex<()>,
     // Held while the engine lives.
     _lock: lock::NodeLock,
 }
@@ -121,9 +130,12 @@ impl Engine {
             departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
-            content: tokio::sync::RwLock::default(),
+            views: Mutex::default(),
+            collecting: tokio::sync::Mutex::default(),
+            index: Mutex::default(),
             _lock: lock,
         });
+        engine.write_index();
         engine.adopt().await;
         Ok(engine)
     }

@@ -11,9 +11,11 @@
 //! | [`fetch`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
 //! | [`archive`], [`tar`], [`compression`] | images from files, and the formats they and layers are in |
-//! | [`load`], [`gc`] | images that are here, and blobs nobody needs |
+//! | [`load`], [`check`] | images that are here, and whether they are whole |
+//! | [`gc`], [`lease`] | blobs nobody needs, and those that work under way needs |
 
 pub mod archive;
+mod check;
 pub mod compression;
 pub mod descriptor;
 pub mod document;
@@ -22,6 +24,7 @@ pub mod fetch;
 mod gc;
 pub mod index;
 pub mod ingest;
+pub mod lease;
 mod load;
 mod progress;
 mod pull;
@@ -36,9 +39,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use archive::Imported;
+pub use check::{BlobFault, Part, Verdicts};
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
-pub use gc::GcReport;
+pub use gc::{GcReport, Sweep};
+pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use registry::{PullOptions, RegistryConfig, Timeouts};
 pub use store::ContentStore;
@@ -62,7 +67,7 @@ impl Images {
     /// Opens the content store under `root` and sweeps what dead processes left in it.
     pub fn open(root: &Path, registry: RegistryConfig) -> Result<Self, ImageError> {
         let store = ContentStore::open(root)?;
-        store.sweep_ingest()?;
+        store.sweep_ingest(store::INGEST_KEPT)?;
         let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency);
         let inner = Inner {
             store,
