@@ -1,7 +1,7 @@
 //! `bayplan image …`: ctr's names for what is done to images.
 
 use super::context::Context;
-use super::{images, inspect, load, pull, rmi, tag};
+use super::{check, image_mount, image_tree, images, inspect, load, prune, pull, rmi, tag};
 use crate::error::Result;
 use crate::manifest::Kind;
 
@@ -25,6 +25,12 @@ enum Verb {
     #[command(visible_alias = "load")]
     Import(load::Args),
     Inspect(inspect::Args),
+    Prune(prune::Args),
+    Check(check::Args),
+    Tree(image_tree::Args),
+    Mount(image_mount::Args),
+    #[command(visible_alias = "umount")]
+    Unmount(image_mount::UnmountArgs),
 }
 
 /// Runs it.
@@ -36,6 +42,11 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Some(Verb::Tag(args)) => tag::run(args, context).await,
         Some(Verb::Rm(args)) => rmi::run(args, context).await,
         Some(Verb::Import(args)) => load::run(args, context).await,
+        Some(Verb::Prune(args)) => prune::run(args, context).await,
+        Some(Verb::Check(args)) => check::run(args, context).await,
+        Some(Verb::Tree(args)) => image_tree::run(args, context).await,
+        Some(Verb::Mount(args)) => image_mount::run(args, context).await,
+        Some(Verb::Unmount(args)) => image_mount::unmount(args, context).await,
         Some(Verb::Inspect(args)) => inspect::show(&args.names, &[Kind::Image, Kind::Tag], context).await,
     }
 }

@@ -6,9 +6,11 @@
 
 mod apply;
 mod args;
+mod check;
 mod completion;
 mod config;
 mod container;
+mod content;
 mod context;
 mod create;
 mod daemon;
@@ -23,6 +25,8 @@ mod flags;
 mod foreground;
 mod get;
 mod image;
+mod image_mount;
+mod image_tree;
 mod images;
 mod info;
 mod inspect;
@@ -36,6 +40,7 @@ mod manifests;
 mod names;
 mod namespace;
 mod node;
+mod prune;
 mod ps;
 mod pull;
 mod render;
@@ -44,6 +49,7 @@ mod rm;
 mod rmi;
 mod run;
 mod schema;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
@@ -193,6 +199,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Container(args) => container::run(args, context).await,
         Command::Task(args) => task::run(args, context).await,
         Command::Namespace(args) => namespace::run(args, context).await,
+        Command::Snapshot(args) => snapshot::run(args, context).await,
+        Command::Content(args) => content::run(args, context).await,
         Command::Config(args) => config::run(args, context).await,
         Command::Version(args) => version::run(args, context).await,
         Command::Info(args) => info::run(args, context).await,

@@ -7,10 +7,11 @@ use crate::error::Result;
 
 /// Remove images and tags
 ///
-/// Refuses one that a container uses, unless forced. What a source declares comes back; the command says so.
+/// By reference, or by digest, which takes every name of it and with more than one must be forced. Refuses one
+/// that a container uses, unless forced. What a source declares comes back; the command says so.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// References
+    /// References, or digests
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,
     /// Also one that is used or declared
@@ -25,7 +26,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         let name = name.strip_prefix("image/").or_else(|| name.strip_prefix("tag/")).unwrap_or(name).to_owned();
         let request = RemoveImageRequest { namespace: namespace.clone(), name, force: args.force };
         let removed = node.remove_image(request).await?;
-        Ok(each::comes_back(&removed.reference, removed.declared_by))
+        let also = (!removed.also.is_empty()).then(|| format!("and with it {}", removed.also.join(", ")));
+        Ok(each::comes_back(&removed.reference, removed.declared_by).or(also))
     })
     .await
 }

@@ -159,6 +159,21 @@ impl Engine {
             false => users.len(),
         };
         let mut found: Vec<Found> = flaws.into_values().collect();
+        // What was taken away meanwhile took its bytes with it.
+        let records = self.memory.read();
+        let same = |image: &(String, Reference)| {
+            let now = records.references.get(image).map(|record| &record.digest);
+            examination
+                .references
+                .iter()
+                .any(|(then, _)| then.namespace == image.0 && then.reference == image.1 && Some(&then.digest) == now)
+        };
+        found.retain_mut(|one| {
+            let needed = !one.images.is_empty();
+            one.images.retain(&same);
+            !needed || !one.images.is_empty()
+        });
+        drop(records);
         found.sort_by_key(|found| !found.flaw.object().0);
         Ok(Examined {
             references: examination.references.len() as u64,

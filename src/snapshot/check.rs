@@ -44,6 +44,8 @@ impl Snapshots {
     /// Looks at every name, directory and record. Blocking. Reads no layer's files.
     pub fn check(&self) -> Result<Vec<SnapshotFinding>, SnapshotError> {
         let store = &self.inner.store;
+        // A collection takes a name and its directory away in one breath, under the other half of this lock.
+        let _exclusive = store.lock(FlockOperation::LockExclusive)?;
         let mut found = Vec::new();
         let published: HashMap<Digest, String> = store.published()?.into_iter().collect();
         for (chain, name) in &published {
@@ -67,7 +69,6 @@ impl Snapshots {
                 found.push(SnapshotFinding { chain: Some(chain.clone()), directory: name.clone(), fault });
             }
         }
-        let _exclusive = store.lock(FlockOperation::LockExclusive)?;
         let named: HashSet<String> = store.published()?.into_iter().map(|(_, name)| name).collect();
         let layers = store.path("l");
         for entry in fs::read_dir(&layers).map_err(SnapshotError::at("list", &layers))?.filter_map(Result::ok) {
@@ -101,6 +102,7 @@ impl Snapshots {
         };
         let mut all = true;
         for (chain, name) in published.iter().filter(|(chain, _)| above(chain)) {
+            let _shared = store.lock(FlockOperation::LockShared)?;
             let generation = self.inner.claims.generation();
             match self.inner.claims.if_unused(chain, generation, || store.unpublish(chain)) {
                 Unused::Done(result) => {

@@ -92,6 +92,8 @@ impl Snapshots {
                 });
                 taken.unwrap_or(Ok(false))
             };
+            // A name and its directory go in one breath for whoever holds the other half of this lock.
+            let _shared = store.lock(FlockOperation::LockShared)?;
             match self.inner.claims.if_unused(chain, generation, unpublish) {
                 Unused::Done(Ok(true)) => {
                     let bytes = if sweep.dry_run { store.usage(name) } else { store.known_usage(name).unwrap_or(0) };

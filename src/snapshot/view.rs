@@ -73,12 +73,13 @@ impl Snapshots {
 pub fn is_mounted(id: &str, target: &Path) -> bool {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let text = String::from_utf8_lossy(&mounts);
-    let at_target = text.lines().filter_map(|line| {
+    let mut at_target = text.lines().filter_map(|line| {
         let (front, back) = line.split_once(" - ")?;
         let point = front.split(' ').nth(4)?;
         (unescape(point).as_bytes() == target.as_os_str().as_encoded_bytes()).then(|| back.split(' ').nth(1))
     });
-    at_target.last().flatten() == Some(&format!("{MARK}{id}"))
+    // The last one mounted lies uppermost.
+    at_target.next_back().flatten() == Some(&format!("{MARK}{id}"))
 }
 
 /// Whether a view is mounted anywhere.

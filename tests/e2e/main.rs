@@ -15,6 +15,7 @@ mod registry;
 mod wait;
 
 mod bad_files;
+mod crashes;
 mod diff_apply;
 mod directory;
 mod entrypoint;
@@ -24,3 +25,5 @@ mod main_job;
 mod no_daemon;
 mod reboot;
 mod restart;
+mod store;
+mod wire;
