@@ -1,7 +1,6 @@
 //! `bayplan image prune`.
 
 use std::io::BufRead as _;
-use std::time::Duration;
 
 use super::args::Output;
 use super::context::Context;
@@ -25,7 +24,7 @@ pub struct Args {
     pub dangling: bool,
     /// Only what was last used longer ago than this: 12h, 7d
     #[arg(long, value_name = "DURATION", value_parser = names::duration)]
-    pub older_than: Option<Duration>,
+    pub older_than: Option<u64>,
     /// Show what would go
     #[arg(long)]
     pub dry_run: bool,
@@ -45,7 +44,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let request = PruneRequest {
         namespace: context.global.scope(),
         all: args.all,
-        older_than_ms: args.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        older_than_ms: args.older_than,
         dry_run: true,
     };
     if asks {
