@@ -22,7 +22,7 @@ pub struct Args {
     /// Only what has no name (the default)
     #[arg(long)]
     pub dangling: bool,
-    /// Only what was last used longer ago than this: 12h, 7d
+    /// Only what was last used longer ago than this: 90m, 12h, 168h
     #[arg(long, value_name = "DURATION", value_parser = names::duration)]
     pub older_than: Option<u64>,
     /// Show what would go

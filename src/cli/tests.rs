@@ -3,6 +3,7 @@
 mod declared;
 mod manual;
 mod tree;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;

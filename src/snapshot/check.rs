@@ -76,7 +76,9 @@ impl Snapshots {
             let written = || {
                 File::open(entry.path()).is_ok_and(|dir| flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err())
             };
-            if !named.contains(&name) && !published.values().any(|known| *known == name) && !written() {
+            // Whoever publishes one holds its lock until it has its name: looked at again behind the lock.
+            let fresh = || store.published().is_ok_and(|all| all.iter().any(|(_, known)| *known == name));
+            if !named.contains(&name) && !written() && !fresh() {
                 found.push(SnapshotFinding { chain: None, directory: name, fault: SnapshotFault::HalfMade });
             }
         }
