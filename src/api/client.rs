@@ -270,6 +270,8 @@ impl Service for Client {
         status() -> StatusReport: "/v1/status";
         info() -> Info: "/v1/info";
         version() -> Version: "/v1/version";
+        mounted_images() -> Vec<MountedImage>: "/v1/mounted-images";
+        blobs() -> Vec<BlobInfo>: "/v1/blobs";
     }
 
     posts! {
@@ -289,6 +291,11 @@ impl Service for Client {
         create_namespace(NamespaceRequest) -> Item: "/v1/create-namespace", SOON;
         remove_namespace(NamespaceRequest) -> (): "/v1/remove-namespace", SOON;
         label(LabelRequest) -> Item: "/v1/label", SOON;
+        prune_images(PruneRequest) -> PruneReport: "/v1/prune-images", AS_LONG_AS_IT_TAKES;
+        check_images(CheckRequest) -> CheckReport: "/v1/check-images", AS_LONG_AS_IT_TAKES;
+        image_tree(Query) -> TreeReport: "/v1/image-tree", AS_LONG_AS_IT_TAKES;
+        mount_image(MountRequest) -> MountedImage: "/v1/mount-image", AS_LONG_AS_IT_TAKES;
+        unmount_image(UnmountRequest) -> MountedImage: "/v1/unmount-image", SOON;
     }
 
     follows! {
@@ -299,6 +306,11 @@ impl Service for Client {
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
         pull(PullRequest) -> PullEvent: "/v1/pull";
         push(PushRequest) -> PushEvent: "/v1/push";
+    }
+
+    // Snapshots that were never measured are walked, however large.
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotInfo>>> {
+        async move { self.ask(build(Method::GET, "/v1/snapshots", Body::empty())?, AS_LONG_AS_IT_TAKES).await }.boxed()
     }
 
     fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {

@@ -43,6 +43,13 @@ pub(crate) struct State {
     pub create_fault: Option<Fault>,
     /// The next `save` ends with it, in the middle.
     pub save_fault: Option<Fault>,
+    /// What pruning and checking answer.
+    pub pruned: PruneReport,
+    pub checked: CheckReport,
+    pub tree: TreeReport,
+    pub mounts: Vec<MountedImage>,
+    pub snapshots: Vec<SnapshotInfo>,
+    pub blobs: Vec<BlobInfo>,
     /// Calls that would change a node, in order.
     pub calls: Vec<String>,
 }
@@ -106,6 +113,7 @@ pub(crate) fn image(namespace: &str, reference: &str) -> Item {
         size: Some(12_345_678),
         platforms: vec![Platform { os: "linux".into(), architecture: "amd64".into(), variant: None }],
         unpacked: true,
+        unpacked_size: Some(31_000_000),
         used_by: vec!["web".into()],
         conditions: Vec::new(),
     };
@@ -274,7 +282,7 @@ impl Service for Fake {
             }
             self.note(format!("rmi {} force={}", item.metadata.name, request.force));
             let declared_by = Some("dir:shop.yaml".to_owned()).filter(|_| request.force);
-            Ok(RemovedImage { reference: item.metadata.name, freed: 12_345_678, declared_by })
+            Ok(RemovedImage { reference: item.metadata.name, freed: 12_345_678, declared_by, also: Vec::new() })
         }))
     }
 
@@ -417,6 +425,7 @@ impl Service for Fake {
             item,
             record: json!({"spec": {}}),
             runtime_spec: json!({"ociVersion": "1.0.2"}),
+            image: None,
         }))
     }
 
@@ -433,6 +442,52 @@ impl Service for Fake {
     fn label(&self, request: LabelRequest) -> BoxFuture<'_, Result<Item>> {
         self.note(format!("label {} {:?}", request.key, request.labels));
         ready(self.find(request.key.kind, &request.key.namespace, &request.key.name))
+    }
+
+    fn prune_images(&self, request: PruneRequest) -> BoxFuture<'_, Result<PruneReport>> {
+        self.note(format!(
+            "prune {:?} all={} older={:?} dry={}",
+            request.namespace, request.all, request.older_than_ms, request.dry_run
+        ));
+        ready(Ok(self.state().pruned.clone()))
+    }
+
+    fn check_images(&self, request: CheckRequest) -> BoxFuture<'_, Result<CheckReport>> {
+        self.note(format!("check {} {:?} repair={}", request.namespace, request.names, request.repair));
+        ready(Ok(self.state().checked.clone()))
+    }
+
+    fn image_tree(&self, _: Query) -> BoxFuture<'_, Result<TreeReport>> {
+        ready(Ok(self.state().tree.clone()))
+    }
+
+    fn mount_image(&self, request: MountRequest) -> BoxFuture<'_, Result<MountedImage>> {
+        self.note(format!("mount {}/{} at {}", request.namespace, request.name, request.target.display()));
+        ready(Ok(MountedImage {
+            target: request.target,
+            name: request.name,
+            digest: digest('a'),
+            platform: "linux/amd64".parse().unwrap(),
+            writable: request.writable,
+        }))
+    }
+
+    fn unmount_image(&self, request: UnmountRequest) -> BoxFuture<'_, Result<MountedImage>> {
+        self.note(format!("unmount {}", request.target.display()));
+        let found = self.state().mounts.iter().find(|mount| mount.target == request.target).cloned();
+        ready(found.ok_or_else(|| Fault::new(Class::NotFound, "no image is mounted there")))
+    }
+
+    fn mounted_images(&self) -> BoxFuture<'_, Result<Vec<MountedImage>>> {
+        ready(Ok(self.state().mounts.clone()))
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotInfo>>> {
+        ready(Ok(self.state().snapshots.clone()))
+    }
+
+    fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
+        ready(Ok(self.state().blobs.clone()))
     }
 
     fn info(&self) -> BoxFuture<'_, Result<Info>> {

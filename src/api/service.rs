@@ -121,6 +121,30 @@ pub trait Service: Send + Sync + 'static {
     /// Paths, drivers and counts.
     fn info(&self) -> BoxFuture<'_, Result<Info>>;
 
+    /// Takes away, or only tells, what nothing needs; nothing that is used or declared.
+    fn prune_images(&self, request: PruneRequest) -> BoxFuture<'_, Result<PruneReport>>;
+
+    /// Examines blobs and snapshots, and repairs them if asked.
+    fn check_images(&self, request: CheckRequest) -> BoxFuture<'_, Result<CheckReport>>;
+
+    /// Which layers are whose; of one namespace, or of all.
+    fn image_tree(&self, query: Query) -> BoxFuture<'_, Result<TreeReport>>;
+
+    /// Mounts an image's files at a path.
+    fn mount_image(&self, request: MountRequest) -> BoxFuture<'_, Result<MountedImage>>;
+
+    /// Takes a mounted image down.
+    fn unmount_image(&self, request: UnmountRequest) -> BoxFuture<'_, Result<MountedImage>>;
+
+    /// Images that are mounted at paths.
+    fn mounted_images(&self) -> BoxFuture<'_, Result<Vec<MountedImage>>>;
+
+    /// Every snapshot with its size; those that were not measured before are measured now.
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotInfo>>>;
+
+    /// Every blob.
+    fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;
+
     /// The build, the runtime and the kernel.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;
 }

@@ -10,6 +10,7 @@ mod push;
 mod rootfs;
 mod save;
 mod stream;
+mod upkeep;
 
 pub use apply::*;
 pub use item::*;
@@ -19,3 +20,4 @@ pub use push::*;
 pub use rootfs::*;
 pub use save::*;
 pub use stream::*;
+pub use upkeep::*;

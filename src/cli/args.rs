@@ -169,6 +169,9 @@ pub enum Command {
     Task(task::Args),
     #[command(visible_aliases = ["namespaces", "ns"])]
     Namespace(namespace::Args),
+    #[command(visible_alias = "snapshots")]
+    Snapshot(snapshot::Args),
+    Content(content::Args),
     // About bayplan.
     Config(config::Args),
     Version(version::Args),

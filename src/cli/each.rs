@@ -44,17 +44,18 @@ pub(super) struct Removal {
 }
 
 impl Removal {
-    /// Removes each. `remove` gives what it removed, and the source that declares it.
+    /// Removes each. `remove` gives a note for the person.
     pub(super) async fn run(
         self,
         context: &mut Context,
-        remove: impl AsyncFn(&Client, &str, &str, bool) -> Result<(String, Option<String>)>,
+        remove: impl AsyncFn(&Client, &str, &str, bool) -> Result<Option<String>>,
     ) -> Result<u8> {
         let (node, namespace) = (context.node().await?, context.namespace());
-        object(self.names, context, async |name| {
-            let (what, declared_by) = remove(&node, &namespace, name, self.force).await?;
-            Ok(declared_by.map(|source| format!("{source} declares {what}: it comes back")))
-        })
-        .await
+        object(self.names, context, async |name| remove(&node, &namespace, name, self.force).await).await
     }
+}
+
+/// What is said of something that a source still declares.
+pub(super) fn comes_back(what: &str, declared_by: Option<String>) -> Option<String> {
+    declared_by.map(|source| format!("{source} declares {what}: it comes back"))
 }

@@ -1,7 +1,7 @@
 //! `bayplan image …`: ctr's names for what is done to images.
 
 use super::context::Context;
-use super::{images, import, inspect, later, pull, push, rmi, save, tag};
+use super::{check, image_mount, image_tree, images, import, inspect, later, prune, pull, push, rmi, save, tag};
 use crate::error::Result;
 use crate::manifest::Kind;
 
@@ -28,6 +28,12 @@ enum Verb {
     #[command(visible_alias = "save")]
     Export(save::Args),
     Inspect(inspect::Args),
+    Prune(prune::Args),
+    Check(check::Args),
+    Tree(image_tree::Args),
+    Mount(image_mount::Args),
+    #[command(visible_alias = "umount")]
+    Unmount(image_mount::UnmountArgs),
     #[command(hide = true)]
     Build(later::Args),
     #[command(hide = true)]
@@ -47,6 +53,11 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Some(Verb::Export(args)) => save::run(args, context).await,
         Some(Verb::Build(args)) => later::build(args, context).await,
         Some(Verb::Commit(args)) => later::commit(args, context).await,
+        Some(Verb::Prune(args)) => prune::run(args, context).await,
+        Some(Verb::Check(args)) => check::run(args, context).await,
+        Some(Verb::Tree(args)) => image_tree::run(args, context).await,
+        Some(Verb::Mount(args)) => image_mount::run(args, context).await,
+        Some(Verb::Unmount(args)) => image_mount::unmount(args, context).await,
         Some(Verb::Inspect(args)) => inspect::show(&args.names, &[Kind::Image, Kind::Tag], context).await,
     }
 }

@@ -20,6 +20,10 @@ pub struct Args {
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let node = context.node().await?;
     let query = Query { kinds: vec![Kind::Image, Kind::Tag], namespace: context.global.scope(), name: None };
+    if !args.quiet && matches!(context.output(), Output::Wide | Output::Json | Output::Yaml) {
+        // Layers that were not measured yet are measured, once.
+        node.snapshots().await?;
+    }
     let items = node.list(query).await?;
     if args.quiet {
         for item in &items {
@@ -43,7 +47,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     }
     let all_namespaces = context.global.all_namespaces;
     let text = match context.output() {
-        Output::Table => listing::references(&items, all_namespaces, context.now),
+        Output::Table => listing::references(&items, all_namespaces, false, context.now),
+        Output::Wide => listing::references(&items, all_namespaces, true, context.now),
         output => listing::items(items, Style { output, all_namespaces, single: false, now: context.now })?,
     };
     context.ui.bytes(text.as_bytes());

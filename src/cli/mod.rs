@@ -6,9 +6,11 @@
 
 mod apply;
 mod args;
+mod check;
 mod completion;
 mod config;
 mod container;
+mod content;
 mod context;
 mod create;
 mod daemon;
@@ -23,6 +25,8 @@ mod flags;
 mod foreground;
 mod get;
 mod image;
+mod image_mount;
+mod image_tree;
 mod images;
 mod import;
 mod info;
@@ -40,6 +44,7 @@ mod names;
 mod namespace;
 mod node;
 mod password;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -50,6 +55,7 @@ mod rmi;
 mod run;
 mod save;
 mod schema;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
@@ -205,6 +211,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Container(args) => container::run(args, context).await,
         Command::Task(args) => task::run(args, context).await,
         Command::Namespace(args) => namespace::run(args, context).await,
+        Command::Snapshot(args) => snapshot::run(args, context).await,
+        Command::Content(args) => content::run(args, context).await,
         Command::Config(args) => config::run(args, context).await,
         Command::Version(args) => version::run(args, context).await,
         Command::Info(args) => info::run(args, context).await,

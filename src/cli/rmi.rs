@@ -1,13 +1,14 @@
 //! `bayplan rmi`, `bayplan image rm`.
 
 use super::context::Context;
-use super::each::Removal;
+use super::each::{self, Removal};
 use crate::api::{RemoveImageRequest, Service as _};
 use crate::error::Result;
 
 /// Remove images and tags
 ///
-/// Refuses one that a container uses, unless forced. What a source declares comes back; the command says so.
+/// By reference, or by digest, which takes every name of it and with more than one must be forced. Refuses one
+/// that a container uses, unless forced. What a source declares comes back; the command says so.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -20,7 +21,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         let name = name.strip_prefix("image/").or_else(|| name.strip_prefix("tag/")).unwrap_or(name).to_owned();
         let request = RemoveImageRequest { namespace: namespace.to_owned(), name, force };
         let removed = node.remove_image(request).await?;
-        Ok((removed.reference, removed.declared_by))
+        let also = (!removed.also.is_empty()).then(|| format!("and with it {}", removed.also.join(", ")));
+        Ok(each::comes_back(&removed.reference, removed.declared_by).or(also))
     };
     args.removal.run(context, remove).await
 }

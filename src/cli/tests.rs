@@ -4,6 +4,7 @@ mod declared;
 mod manual;
 mod moving;
 mod tree;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;

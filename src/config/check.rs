@@ -128,6 +128,21 @@ impl Config {
             "backoff_initial must be above zero and no longer than backoff_max",
         );
         refuse(
+            "gc.high_watermark",
+            self.gc.high_watermark > 100,
+            format!("a high_watermark of {} is no percentage", self.gc.high_watermark),
+            "give 1 to 100, or 0 to leave unused images alone however full the disk is",
+        );
+        refuse(
+            "gc.low_watermark",
+            self.gc.high_watermark > 0 && self.gc.low_watermark > self.gc.high_watermark,
+            format!(
+                "a low_watermark of {} is above the high_watermark of {}",
+                self.gc.low_watermark, self.gc.high_watermark
+            ),
+            "collecting begins at the high one and ends below the low one",
+        );
+        refuse(
             "events.keep",
             !(1..=1_000_000).contains(&self.events.keep),
             format!("{} events kept is out of range", self.events.keep),

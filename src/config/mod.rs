@@ -144,6 +144,10 @@ pub struct Gc {
     pub enabled: bool,
     /// What was fetched or asked for less than this ago is kept; so long after something became unused is collected.
     pub grace: Span,
+    /// Percent of the file system of `root` from which on unused images go; 0: never.
+    pub high_watermark: u8,
+    /// Percent below which it must be then.
+    pub low_watermark: u8,
 }
 
 /// `[events]`.
@@ -288,7 +292,7 @@ impl Controller {
 
 impl Default for Gc {
     fn default() -> Self {
-        Self { enabled: true, grace: Span::from_millis(600_000) }
+        Self { enabled: true, grace: Span::from_millis(600_000), high_watermark: 85, low_watermark: 80 }
     }
 }
 

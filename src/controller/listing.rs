@@ -170,7 +170,19 @@ impl Node {
     fn reference_item(&self, kind: Kind, record: &ReferenceRecord, declared: Option<&Declared>) -> Item {
         let used_by = self.users_of(&record.namespace, &record.reference);
         let image = self.engine.images().load_image(&record.digest, &Platform::host()).ok();
+        let image = image.or_else(|| {
+            let wanted = self.wanted_platform(record);
+            self.engine.images().load_image(&record.digest, &wanted).ok()
+        });
+        let unpacked = image.as_ref().is_some_and(|image| self.engine.snapshots().is_unpacked(image));
+        let chains = image.as_ref().map(|image| crate::snapshot::chain_ids(&image.layers));
+        let unpacked_size = chains.and_then(|chains| self.engine.snapshots().known_usage(&chains));
         let platforms = self.engine.images().platforms(&record.digest);
+        // Of several platforms all blobs count, of one those that were counted when it was read.
+        let size = match (&image, platforms.len()) {
+            (Some(image), 0 | 1) => Some(image.size),
+            _ => Some(self.engine.images().size_on_disk(&record.digest)),
+        };
         let name = record.reference.to_string();
         let key = ResourceKey::new(kind, &record.namespace, &name);
         let resource = declared.map(|declared| declared.resource.clone());
@@ -183,16 +195,19 @@ impl Node {
         let status = match kind {
             Kind::Tag => Status::Tag(TagStatus {
                 digest: Some(record.digest.clone()),
-                size: image.as_ref().map(|image| image.size),
+                size,
                 platforms,
+                unpacked,
+                unpacked_size,
                 used_by,
                 conditions,
             }),
             _ => Status::Image(ImageStatus {
                 digest: Some(record.digest.clone()),
-                size: image.as_ref().map(|image| image.size),
+                size,
                 platforms,
-                unpacked: image.as_ref().is_some_and(|image| self.engine.snapshots().is_unpacked(image)),
+                unpacked,
+                unpacked_size,
                 used_by,
                 conditions,
             }),

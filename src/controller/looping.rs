@@ -81,12 +81,14 @@ pub(super) async fn run(node: Arc<Node>) {
                 if collect_at.is_some_and(|at| at <= Instant::now()) {
                     // Again when something more is given up: an idle node is not walked.
                     garbage_since = None;
-                    let (engine, grace) = (Arc::clone(&node.engine), config.gc.grace.duration());
+                    let (node, engine) = (Arc::clone(&node), Arc::clone(&node.engine));
+                    let grace = config.gc.grace.duration();
                     tokio::spawn(async move {
                         let freed = engine.collect_garbage(grace).await;
-                        if freed.items > 0 {
-                            tracing::info!(items = freed.items, bytes = freed.bytes, "garbage collected");
+                        if freed.items() > 0 {
+                            tracing::info!(items = freed.items(), bytes = freed.blob_bytes(), "garbage collected");
                         }
+                        node.relieve_disk().await;
                     });
                 }
             }
@@ -175,6 +177,10 @@ fn note(node: &Arc<Node>, queue: &mut WorkQueue<ResourceKey>, outcome: &Outcome)
         if let Ok(wait) = jiff::SignedDuration::try_from(wait) {
             node.note_next_try(&outcome.step.key, jiff::Timestamp::now() + wait);
         }
+    }
+    if matches!(outcome.step.target, Some(Target::Pull { .. } | Target::Import { .. })) {
+        let node = Arc::clone(node);
+        tokio::spawn(async move { node.relieve_disk().await });
     }
 }
 

@@ -13,12 +13,15 @@
 
 pub mod backoff;
 mod by_hand;
+mod check_images;
 mod daemon;
 pub mod debounce;
 mod declare;
 pub mod directory;
+mod disk;
 pub mod follow;
 mod health;
+mod image_details;
 mod listing;
 mod local;
 mod logs;
@@ -26,9 +29,11 @@ mod looping;
 mod moving;
 mod node;
 pub mod pace;
+mod prune;
 pub mod queue;
 mod reconcile;
 mod reload;
+mod remove_image;
 pub mod scan;
 mod service;
 mod status;

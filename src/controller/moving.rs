@@ -102,7 +102,7 @@ impl Node {
         };
         let export = self.engine.export_by_hand(wanted, options).await?;
         let (sender, stream) = channel(4);
-        tokio::spawn(Arc::clone(&self.engine).write_export(export, sender));
+        tokio::spawn(crate::engine::Engine::write_export(export, sender));
         Ok(stream)
     }
 

@@ -56,6 +56,8 @@ pub struct Node {
     pub(super) asked_looks: Mutex<Option<Looks>>,
     /// Says that the loop should look at the directory and the plan now.
     pub(super) wake: tokio::sync::Notify,
+    /// Held while space is freed.
+    pub(super) relieving: tokio::sync::Mutex<()>,
     claims: Mutex<Claims>,
     failures: Mutex<HashMap<ResourceKey, Failure>>,
     desired: Mutex<Option<(u64, u64, Arc<Desired>)>>,
@@ -80,6 +82,7 @@ impl Node {
             workers: Mutex::new(Arc::new(Semaphore::new(workers))),
             pulls: Mutex::default(),
             wake: tokio::sync::Notify::new(),
+            relieving: tokio::sync::Mutex::default(),
             claims: Mutex::default(),
             failures: Mutex::default(),
             desired: Mutex::default(),

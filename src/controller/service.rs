@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::api::*;
 use crate::api::{Archive, Service, Stream, channel};
-use crate::error::Result;
+use crate::error::{Class, Fault, Result};
 use crate::manifest::ResourceKey;
 use crate::plan::Plan;
 
@@ -122,7 +122,13 @@ impl Service for NodeService {
     }
 
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {
-        Box::pin(async move { self.0.inspect(&key) })
+        Box::pin(async move {
+            let node = Arc::clone(&self.0);
+            // Layers may have to be measured.
+            tokio::task::spawn_blocking(move || node.inspect(&key))
+                .await
+                .unwrap_or_else(|error| Err(Fault::new(Class::Bug, format!("inspect: {error}"))))
+        })
     }
 
     fn create_namespace(&self, request: NamespaceRequest) -> BoxFuture<'_, Result<Item>> {
@@ -135,6 +141,38 @@ impl Service for NodeService {
 
     fn label(&self, request: LabelRequest) -> BoxFuture<'_, Result<Item>> {
         Box::pin(self.0.label(request))
+    }
+
+    fn prune_images(&self, request: PruneRequest) -> BoxFuture<'_, Result<PruneReport>> {
+        Box::pin(self.0.prune_images(request))
+    }
+
+    fn check_images(&self, request: CheckRequest) -> BoxFuture<'_, Result<CheckReport>> {
+        Box::pin(self.0.check_images(request))
+    }
+
+    fn image_tree(&self, query: Query) -> BoxFuture<'_, Result<TreeReport>> {
+        Box::pin(self.0.image_tree(query))
+    }
+
+    fn mount_image(&self, request: MountRequest) -> BoxFuture<'_, Result<MountedImage>> {
+        Box::pin(self.0.mount_image(request))
+    }
+
+    fn unmount_image(&self, request: UnmountRequest) -> BoxFuture<'_, Result<MountedImage>> {
+        Box::pin(async move { self.0.unmount_image(&request) })
+    }
+
+    fn mounted_images(&self) -> BoxFuture<'_, Result<Vec<MountedImage>>> {
+        Box::pin(async move { Ok(self.0.mounted_images()) })
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotInfo>>> {
+        Box::pin(self.0.snapshot_infos())
+    }
+
+    fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
+        Box::pin(self.0.blob_infos())
     }
 
     fn info(&self) -> BoxFuture<'_, Result<Info>> {

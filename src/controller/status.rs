@@ -227,7 +227,7 @@ impl Node {
             });
         };
         let mut inspection =
-            Inspection { item, record: serde_json::Value::Null, runtime_spec: serde_json::Value::Null };
+            Inspection { item, record: serde_json::Value::Null, runtime_spec: serde_json::Value::Null, image: None };
         match key.kind {
             Kind::Container => {
                 let id = (key.namespace.clone(), key.name.clone());
@@ -246,6 +246,7 @@ impl Node {
                     {
                         inspection.runtime_spec = serde_json::to_value(&image.config).unwrap_or_default();
                     }
+                    inspection.image = record.as_ref().and_then(|record| self.image_details(record));
                     inspection.record = serde_json::to_value(record).unwrap_or_default();
                 }
             }
@@ -265,6 +266,7 @@ impl Node {
             );
         }
         warnings.extend(self.reloaded().warnings());
+        warnings.extend(self.disk_warning());
         warnings
     }
 

@@ -58,6 +58,8 @@ impl Engine {
         let id = (key.namespace.clone(), key.name.clone());
         let spec = container_spec(resource)?;
         self.check_runtime(spec, key)?;
+        // Until the record keeps it.
+        let _lease = self.lease();
         let digest = self.image_digest(&key.namespace, spec, digest)?;
         let image = self.ready_image(&digest).await?;
         check_sources(spec, key)?;
@@ -169,6 +171,8 @@ impl Engine {
         };
         self.take_down(id, &record).await?;
         self.remove_data(id, &record).await?;
+        // Until now it was in use.
+        self.images.store().touch(&record.image);
         self.store.remove_container(&id.0, &id.1)?;
         self.memory.write().containers.remove(id);
         self.leave_garbage();
@@ -309,6 +313,7 @@ impl Engine {
 
     async fn ready_image(self: &Arc<Self>, digest: &Digest) -> Result<Image> {
         let image = self.images.load_image(digest, &Platform::host()).map_err(Fault::from)?;
+        self.hold_image(&image);
         if !self.snapshots.is_unpacked(&image) {
             self.unpack(&image, None).await?;
         }

@@ -1,9 +1,7 @@
 //! The steps of images, tags and namespaces: have a reference point at the right bytes, or be gone.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::{Class, Fault, Result};
 use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
@@ -12,16 +10,7 @@ use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{ReferenceRole, Source};
 use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
 
-use super::Engine;
-
-/// What was freed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Freed {
-    /// Blobs and snapshots.
-    pub items: u64,
-    /// Bytes of blobs.
-    pub bytes: u64,
-}
+use super::{Engine, lock_of};
 
 /// Why a reference is here and what is written at it.
 pub(super) struct Standing {
@@ -47,6 +36,7 @@ impl Engine {
         };
         let platform = platform_of(resource);
         // The planner gives the digest when it is known: bytes that are here are only named.
+        let _lease = self.lease();
         if let Some(digest) = digest
             && let Some(target) = self.complete_target(digest, &platform).await
         {
@@ -56,12 +46,14 @@ impl Engine {
         self.fetch(key, reference, &options, standing, progress).await.map(drop)
     }
 
-    /// The descriptor of an image all of which is in the store and unpacked.
+    /// The descriptor of an image all of which is in the store and unpacked, and stays under the caller's lease.
     async fn complete_target(self: &Arc<Self>, digest: &Digest, platform: &Platform) -> Option<Descriptor> {
         let engine = Arc::clone(self);
         let (digest, platform) = (digest.clone(), platform.clone());
         tokio::task::spawn_blocking(move || {
-            let image = engine.images.load_image(&digest, &platform).ok()?;
+            engine.hold(&digest);
+            // Looked at only after it is held, and not from what was remembered before.
+            let image = engine.images.whole(&digest, &platform).ok()?;
             engine.snapshots.is_unpacked(&image).then_some(image.target)
         })
         .await
@@ -77,7 +69,7 @@ impl Engine {
         standing: Standing,
         progress: Option<Progress>,
     ) -> Result<Image> {
-        let _content = self.content.read().await;
+        let _lease = self.lease();
         let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
         let started = std::time::Instant::now();
         let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
@@ -133,10 +125,10 @@ impl Engine {
     ) -> Result<()> {
         let standing = Standing { role: ReferenceRole::Image, source, resource: Some(resource.clone()) };
         let platform = platform_of(Some(resource));
+        let _lease = self.lease();
         if let Some(target) = self.complete_target(digest, &platform).await {
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
-        let _content = self.content.read().await;
         let engine = Arc::clone(self);
         let path = archive.to_owned();
         let imported = tokio::task::spawn_blocking(move || engine.images.import_file(Path::new(&path)))
@@ -166,6 +158,10 @@ impl Engine {
         resource: &Resource,
         source: Source,
     ) -> Result<()> {
+        let _lease = self.lease();
+        if let Some(digest) = digest {
+            self.hold(digest);
+        }
         let found = {
             let records = self.memory.read();
             let of = |name: &Reference| records.references.get(&(key.namespace.clone(), name.clone())).cloned();
@@ -247,6 +243,12 @@ impl Engine {
 
     /// Has a name made by hand point at what another reference points at.
     pub fn name_by_hand(&self, namespace: &str, reference: &Reference, from: &ReferenceRecord) -> Result<()> {
+        let _lease = self.lease();
+        self.hold(&from.digest);
+        let source = (from.namespace.clone(), from.reference.clone());
+        if self.memory.read().references.get(&source).is_none_or(|record| record.digest != from.digest) {
+            return Err(Fault::new(Class::NotFound, format!("image {} was removed meanwhile", from.reference)));
+        }
         let target = Descriptor { media_type: from.media_type.clone(), digest: from.digest.clone(), size: from.size };
         self.name_target_by_hand(namespace, reference, &target)
     }
@@ -273,17 +275,21 @@ impl Engine {
     }
 
     /// The layout's `index.json`, for other programs that read the content store. Ours read the database.
-    fn write_index(&self) {
-        let entries: Vec<(Reference, Descriptor)> = self
+    pub(super) fn write_index(&self) {
+        // Whoever comes later has the later records.
+        let _in_order = lock_of(&self.index);
+        let mut entries: Vec<(String, Reference, Descriptor)> = self
             .memory
             .read()
             .references
             .values()
             .map(|r| {
                 let target = Descriptor { media_type: r.media_type.clone(), digest: r.digest.clone(), size: r.size };
-                (r.reference.clone(), target)
+                (r.namespace.clone(), r.reference.clone(), target)
             })
             .collect();
+        // Where other tools see one name only, it is that of the namespace that needs no flag.
+        entries.sort_by_key(|(namespace, ..)| namespace != "default");
         if let Err(error) = self.images.store().write_index(&entries) {
             tracing::warn!(%error, "index.json of the content store could not be written");
         }
@@ -308,61 +314,6 @@ impl Engine {
         self.store.remove_namespace(name)?;
         self.memory.write().namespaces.remove(name);
         Ok(())
-    }
-
-    /// Removes what no reference and no container needs and is older than `grace`. Waits for pulls.
-    pub async fn collect_garbage(self: &Arc<Self>, grace: Duration) -> Freed {
-        let _content = self.content.write().await;
-        let engine = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let roots: HashSet<Digest> = {
-                let records = engine.memory.read();
-                let named = records.references.values().map(|r| r.digest.clone());
-                named.chain(records.containers.values().map(|r| r.image.clone())).collect()
-            };
-            let mut chains = HashSet::new();
-            let mut all_known = true;
-            for root in &roots {
-                let mut known = false;
-                for platform in engine.images.platforms(root).into_iter().chain([Platform::host()]) {
-                    if let Ok(image) = engine.images.load_image(root, &platform) {
-                        chains.extend(crate::snapshot::chain_ids(&image.layers));
-                        known = true;
-                    }
-                }
-                // Without its configuration its snapshots are not known: every one stays this time.
-                all_known &= known;
-            }
-            let mut freed = Freed::default();
-            match engine.images.gc(&roots, grace) {
-                Ok(report) => {
-                    freed = Freed { items: report.blobs as u64, bytes: report.bytes };
-                    for problem in report.problems {
-                        tracing::warn!("garbage collection: {problem}");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "garbage collection of blobs"),
-            }
-            let collected = if all_known {
-                engine.snapshots.gc_older_than(&chains, grace)
-            } else {
-                tracing::warn!("an image in use is incomplete: no snapshot is collected");
-                Ok(crate::snapshot::GcReport::default())
-            };
-            match collected {
-                Ok(report) => {
-                    freed.items += report.snapshots as u64;
-                    for problem in report.problems {
-                        tracing::warn!("garbage collection: {problem}");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "garbage collection of snapshots"),
-            }
-            engine.memory.write().complete.retain(|(digest, _), _| roots.contains(digest));
-            freed
-        })
-        .await
-        .unwrap_or_default()
     }
 }
 

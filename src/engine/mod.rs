@@ -7,6 +7,8 @@
 //! and [`crate::store`]; knows neither sources nor the API.
 
 mod adopt;
+mod check;
+mod collect;
 mod container;
 mod events;
 mod image;
@@ -18,6 +20,7 @@ mod moving;
 mod observe;
 mod teardown;
 mod unwanted;
+mod views;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,14 +41,16 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
 pub use crate::runtime::Stdio as TaskStdio;
+pub use check::{Examination, Examined, Flaw, Found};
+pub use collect::{ContentLease, Freed, Garbage};
 pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
-pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use moving::Incoming;
 pub use observe::Freshness;
 pub use unwanted::GivenUp;
+pub use views::View;
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
@@ -69,8 +74,12 @@ pub struct Engine {
     generation: watch::Sender<u64>,
     // Something may have become garbage since the last question.
     garbage: AtomicBool,
-    // Pulls share it; the garbage collector has it alone.
-    content: tokio::sync::RwLock<()>,
+    // Held while the record of a mounted view is made or cleared.
+    views: Mutex<()>,
+    // One collection at a time.
+    collecting: tokio::sync::Mutex<()>,
+    // One writer of the layout's index.json at a time.
+    index: Mutex<()>,
     // Held while the engine lives.
     _lock: lock::NodeLock,
 }
@@ -137,9 +146,12 @@ impl Engine {
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
             garbage: AtomicBool::new(false),
-            content: tokio::sync::RwLock::default(),
+            views: Mutex::default(),
+            collecting: tokio::sync::Mutex::default(),
+            index: Mutex::default(),
             _lock: lock,
         });
+        engine.write_index();
         engine.adopt().await;
         Ok(engine)
     }

@@ -18,7 +18,7 @@ use crate::image::{
 };
 use crate::oci::{Platform, Reference};
 
-use super::Engine;
+use super::{ContentLease, Engine};
 
 /// Where an archive comes from.
 pub enum Incoming {
@@ -33,6 +33,12 @@ const DRAINED: u64 = 1 << 30;
 /// Bytes of an archive that is written, handed on at once.
 const CHUNK: usize = 256 << 10;
 
+/// What an archive will hold, which no collection takes until it is dropped.
+pub struct HeldExport {
+    export: Export,
+    _lease: ContentLease,
+}
+
 impl Engine {
     /// Pushes what a reference points at.
     pub async fn push_by_hand(
@@ -43,7 +49,8 @@ impl Engine {
         options: &PushOptions,
         progress: PushProgress,
     ) -> Result<Pushed> {
-        let _content = self.content.read().await;
+        let _lease = self.lease();
+        self.hold(&target.digest);
         Ok(self.images.push(name, target, to, options, progress).await?)
     }
 
@@ -52,18 +59,22 @@ impl Engine {
         self: &Arc<Self>,
         wanted: Vec<(Reference, Descriptor)>,
         options: ExportOptions,
-    ) -> Result<Export> {
+    ) -> Result<HeldExport> {
         let engine = Arc::clone(self);
-        blocking("look for what an archive needs", move || Ok(engine.images.export(&wanted, &options)?)).await
+        blocking("look for what an archive needs", move || {
+            let lease = engine.lease();
+            wanted.iter().for_each(|(_, target)| engine.hold(&target.digest));
+            Ok(HeldExport { export: engine.images.export(&wanted, &options)?, _lease: lease })
+        })
+        .await
     }
 
     /// Writes an archive into a channel, until its end or until nobody listens.
-    pub async fn write_export(self: Arc<Self>, export: Export, to: mpsc::Sender<Result<Bytes>>) {
-        let _content = self.content.read().await;
+    pub async fn write_export(held: HeldExport, to: mpsc::Sender<Result<Bytes>>) {
         let failed = to.clone();
         let written = blocking("write an archive", move || {
             let mut sink = Sink { to, chunk: Vec::with_capacity(CHUNK) };
-            export.write(&mut sink)?;
+            held.export.write(&mut sink)?;
             sink.flush().map_err(|error| Fault::new(Class::No, format!("the archive was given up: {error}")))
         })
         .await;
@@ -80,7 +91,7 @@ impl Engine {
         platform: Option<&Platform>,
         all: bool,
     ) -> Result<Vec<Imported>> {
-        let _content = self.content.read().await;
+        let _lease = self.lease();
         // Those that get no name are nobody's.
         self.leave_garbage();
         let engine = Arc::clone(self);
@@ -119,7 +130,7 @@ impl Engine {
         archive: Incoming,
         config: RootfsConfig,
     ) -> Result<Descriptor> {
-        let _content = self.content.read().await;
+        let _lease = self.lease();
         let engine = Arc::clone(self);
         let platform = config.platform.clone();
         let target = self

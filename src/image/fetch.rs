@@ -96,8 +96,7 @@ impl Fetcher {
         loop {
             // Subscribed before looking: an end in between is not missed.
             let mut landed = self.landed.subscribe();
-            if self.store.size(&descriptor.digest) == Some(descriptor.size) {
-                self.store.touch(&descriptor.digest);
+            if self.store.size(&descriptor.digest) == Some(descriptor.size) && self.store.touch(&descriptor.digest) {
                 return Ok(());
             }
             let waiting = {

@@ -132,18 +132,22 @@ impl Ingest {
         }
         let target = self.store.path(&actual);
         let size = self.written;
-        self.finish(&target)?;
+        let (store, path) = (self.store.clone(), self.path.clone());
+        self.finish(&target, || store.leases().want(&actual, || fs::rename(&path, &target)))?;
         Ok((actual, size))
     }
 
     /// Gives the bytes a name outside of the blobs.
     pub(super) fn place(mut self, target: &Path) -> Result<(), ImageError> {
-        self.finish(target)
+        let path = self.path.clone();
+        self.finish(target, || fs::rename(&path, target))
     }
 
-    fn finish(&mut self, target: &Path) -> Result<(), ImageError> {
+    fn finish(&mut self, target: &Path, rename: impl FnOnce() -> io::Result<()>) -> Result<(), ImageError> {
+        // Young from now on, also when an earlier process wrote the bytes.
+        let _ = self.file.set_modified(std::time::SystemTime::now());
         self.file.sync_data().map_err(ImageError::at("sync", &self.path))?;
-        fs::rename(&self.path, target).map_err(ImageError::at("name blob", target))?;
+        rename().map_err(ImageError::at("name blob", target))?;
         self.placed = true;
         if let Some(dir) = target.parent() {
             File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::at("sync", dir))?;

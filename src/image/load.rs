@@ -98,6 +98,11 @@ impl Images {
         Ok(image)
     }
 
+    /// The same, looked at now whatever is remembered.
+    pub fn whole(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        self.find(target, platform)
+    }
+
     pub(super) fn remember(&self, image: &Image, platform: &Platform) {
         self.inner.cache.put((image.target.digest.clone(), platform.clone()), Arc::new(image.clone()));
     }

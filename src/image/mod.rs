@@ -12,9 +12,11 @@
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
 //! | [`archive`], [`rootfs`], [`tar`], [`compression`] | images from files and into them, and the formats they and layers are in |
 //! | [`push`], [`closure`] | images to registries, and what moves with an image |
-//! | [`load`], [`gc`] | images that are here, and blobs nobody needs |
+//! | [`load`], [`check`] | images that are here, and whether they are whole |
+//! | [`gc`], [`lease`] | blobs nobody needs, and those that work under way needs |
 
 pub mod archive;
+mod check;
 pub mod closure;
 pub mod compression;
 pub mod descriptor;
@@ -24,6 +26,7 @@ pub mod fetch;
 mod gc;
 pub mod index;
 pub mod ingest;
+pub mod lease;
 mod load;
 mod progress;
 mod pull;
@@ -40,11 +43,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use archive::{Export, ExportOptions, Format, Imported};
+pub use check::{BlobFault, Part as CheckedPart, Verdicts};
 pub use closure::Part;
 pub use compression::Packing;
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
-pub use gc::GcReport;
+pub use gc::{GcReport, Sweep};
+pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
 pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
@@ -70,7 +75,7 @@ impl Images {
     /// Opens the content store under `root` and sweeps what dead processes left in it.
     pub fn open(root: &Path, registry: RegistryConfig) -> Result<Self, ImageError> {
         let store = ContentStore::open(root)?;
-        store.sweep_ingest()?;
+        store.sweep_ingest(store::INGEST_KEPT)?;
         let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency);
         let inner = Inner {
             store,

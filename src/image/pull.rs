@@ -91,8 +91,9 @@ impl Images {
     ) -> Result<(Descriptor, Vec<u8>), ImageError> {
         // Concurrent pulls of one image ask once: the second finds it in the store.
         let _turn = self.inner.manifests.lock(digest).await;
-        if let Ok(bytes) = self.store().read(digest, MAX_MANIFEST) {
-            self.store().touch(digest);
+        if self.store().touch(digest)
+            && let Ok(bytes) = self.store().read(digest, MAX_MANIFEST)
+        {
             let media_type = document::media_type_of(&format!("image {}", session.reference()), &bytes)?;
             let descriptor = Descriptor { media_type, digest: digest.clone(), size: bytes.len() as u64 };
             return Ok((descriptor, bytes));

@@ -3,6 +3,7 @@
 //! `blobs/sha256/<hex>` holds what was verified and is durable; `ingest/` what is on its way. Skopeo and
 //! umoci can read it while we run.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,15 +16,17 @@ use rustix::fs::{FlockOperation, flock};
 use super::descriptor::Descriptor;
 use super::error::ImageError;
 use super::ingest::Ingest;
+use super::lease::{Lease, Leases};
 use crate::oci::{Digest, Reference};
 
 /// How long what is left of an interrupted download is kept, to be taken up again.
-const INGEST_KEPT: Duration = Duration::from_secs(3600);
+pub(super) const INGEST_KEPT: Duration = Duration::from_secs(3600);
 
 /// The store. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ContentStore {
     root: Arc<Path>,
+    leases: Arc<Leases>,
 }
 
 impl ContentStore {
@@ -39,7 +42,7 @@ impl ContentStore {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(ImageError::at("make", &dir))?;
         }
-        let store = Self { root: root.into() };
+        let store = Self { root: root.into(), leases: Arc::default() };
         if !store.root.join("oci-layout").exists() {
             store.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
@@ -47,6 +50,16 @@ impl ContentStore {
             store.write_index(&[])?;
         }
         Ok(store)
+    }
+
+    /// Begins a lease: what is put, found or touched from now on is not collected as long as it lives.
+    pub fn lease(&self) -> Lease {
+        self.leases.begin()
+    }
+
+    /// Who relies on which blobs.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     /// The layout's directory, as `skopeo … oci:DIR` takes it.
@@ -103,8 +116,7 @@ impl ContentStore {
     /// Stores bytes whose digest is computed here. Nothing is written when they are there already.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
         let digest = Digest::of(bytes);
-        if self.size(&digest) == Some(bytes.len() as u64) {
-            self.touch(&digest);
+        if self.size(&digest) == Some(bytes.len() as u64) && self.touch(&digest) {
             return Ok(digest);
         }
         let mut ingest = self.ingest()?;
@@ -122,12 +134,15 @@ impl ContentStore {
         Ingest::named(self, digest)
     }
 
-    /// Tells garbage collection that somebody wants this blob now.
-    pub fn touch(&self, digest: &Digest) {
-        if let Ok(file) = File::open(self.path(digest)) {
+    /// Tells garbage collection that somebody wants this blob now; whether it is here. One that is stays at
+    /// least as long as the caller's lease.
+    pub fn touch(&self, digest: &Digest) -> bool {
+        let file = self.leases.want(digest, || File::open(self.path(digest)));
+        if let Ok(file) = &file {
             // Best effort: the grace period still counts from the fetch.
             let _ = file.set_modified(SystemTime::now());
         }
+        file.is_ok()
     }
 
     /// Every blob here.
@@ -150,8 +165,8 @@ impl ContentStore {
     }
 
     /// Removes what interrupted fetches and imports of dead processes left. What a later fetch can take up
-    /// again stays for an hour. Returns how many files went.
-    pub fn sweep_ingest(&self) -> Result<usize, ImageError> {
+    /// again stays for `kept`. Returns how many files went.
+    pub fn sweep_ingest(&self, kept: Duration) -> Result<usize, ImageError> {
         let dir = self.root.join("ingest");
         let mut removed = 0;
         for entry in fs::read_dir(&dir).map_err(ImageError::at("list", &dir))?.filter_map(Result::ok) {
@@ -164,24 +179,34 @@ impl ContentStore {
             let age =
                 file.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok()).unwrap_or_default();
             let resumable = entry.file_name().len() == 64;
-            let keep = if resumable { INGEST_KEPT } else { Duration::from_secs(5) };
-            if age >= keep && fs::remove_file(&path).is_ok() {
+            // Nobody takes up the others; who makes one notices when it goes before it is locked.
+            if (!resumable || age >= kept) && fs::remove_file(&path).is_ok() {
                 removed += 1;
             }
         }
         Ok(removed)
     }
 
-    /// Replaces `index.json`, the names under which other tools see the images here.
-    pub fn write_index(&self, entries: &[(Reference, Descriptor)]) -> Result<(), ImageError> {
+    /// Replaces `index.json`, the names under which other tools see the images here, with their namespaces. A
+    /// name that several namespaces have is a `ref.name` once, for other tools know no namespaces: the first
+    /// entry's.
+    pub fn write_index(&self, entries: &[(String, Reference, Descriptor)]) -> Result<(), ImageError> {
+        let mut seen = HashSet::new();
         let manifests: Vec<_> = entries
             .iter()
-            .map(|(reference, descriptor)| {
+            .map(|(namespace, reference, descriptor)| {
+                let mut annotations = serde_json::json!({
+                    "io.containerd.image.name": reference,
+                    "dev.bayplan.namespace": namespace,
+                });
+                if seen.insert(reference) {
+                    annotations["org.opencontainers.image.ref.name"] = serde_json::json!(reference);
+                }
                 serde_json::json!({
                     "mediaType": descriptor.media_type,
                     "digest": descriptor.digest,
                     "size": descriptor.size,
-                    "annotations": {"org.opencontainers.image.ref.name": reference},
+                    "annotations": annotations,
                 })
             })
             .collect();

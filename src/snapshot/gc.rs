@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::Snapshots;
 use super::error::SnapshotError;
 use super::unpack::Unused;
+use crate::image::Sweep;
 use crate::oci::Digest;
 
 /// Times that a collection begins anew because an image was unpacked beside it.
@@ -18,8 +18,8 @@ const MAX_ROUNDS: usize = 8;
 /// What a collection removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcReport {
-    /// Layers.
-    pub snapshots: usize,
+    /// Chain IDs with the bytes of their layers, as far as those were measured.
+    pub snapshots: Vec<(Digest, u64)>,
     /// What could not be removed, and why; it stays.
     pub problems: Vec<String>,
 }
@@ -55,18 +55,13 @@ impl Snapshots {
     /// Removes committed snapshots that are neither in `keep` nor below one that is, nor being unpacked for
     /// somebody. Blocking. Keep what containers were made from, too: an overlay whose lower directory goes is
     /// broken. One that cannot be removed stops nothing.
-    pub fn gc(&self, keep: &HashSet<Digest>) -> Result<GcReport, SnapshotError> {
-        self.gc_older_than(keep, Duration::ZERO)
-    }
-
-    /// The same, leaving what was unpacked or asked for within `grace`: time for a pull to record what it
-    /// unpacked.
-    pub fn gc_older_than(&self, keep: &HashSet<Digest>, grace: Duration) -> Result<GcReport, SnapshotError> {
+    /// Of the others those go that `sweep` takes and nobody's lease keeps.
+    pub fn gc(&self, keep: &HashSet<Digest>, sweep: Sweep<'_>) -> Result<GcReport, SnapshotError> {
         let mut report = GcReport::default();
         // Each round ends early when an image was unpacked meanwhile; under a storm of them the rest waits
         // for the next collection.
         for _ in 0..MAX_ROUNDS {
-            if self.collect(keep, grace, &mut report)? {
+            if self.collect(keep, sweep, &mut report)? {
                 break;
             }
         }
@@ -74,7 +69,7 @@ impl Snapshots {
     }
 
     /// One round; whether it came to its end.
-    fn collect(&self, keep: &HashSet<Digest>, grace: Duration, report: &mut GcReport) -> Result<bool, SnapshotError> {
+    fn collect(&self, keep: &HashSet<Digest>, sweep: Sweep<'_>, report: &mut GcReport) -> Result<bool, SnapshotError> {
         let store = &self.inner.store;
         let generation = self.inner.claims.generation();
         let published: HashMap<Digest, String> = store.published()?.into_iter().collect();
@@ -89,12 +84,23 @@ impl Snapshots {
             if live.contains(chain) {
                 continue;
             }
-            let young = || store.touched(chain).is_none_or(|t| t.elapsed().is_ok_and(|age| age < grace));
-            let unpublish = || if young() { Ok(false) } else { store.unpublish(chain).map(|()| true) };
+            let unpublish = || {
+                let taken = store.leases().unless_wanted(chain, || match sweep.takes(chain, store.touched(chain)) {
+                    true if sweep.dry_run => Ok(true),
+                    true => store.unpublish(chain).map(|()| true),
+                    false => Ok(false),
+                });
+                taken.unwrap_or(Ok(false))
+            };
+            // A name and its directory go in one breath for whoever holds the other half of this lock.
+            let _shared = store.lock(FlockOperation::LockShared)?;
             match self.inner.claims.if_unused(chain, generation, unpublish) {
                 Unused::Done(Ok(true)) => {
-                    report.snapshots += 1;
-                    if let Err(error) = store.remove_tree("l", name.as_bytes()) {
+                    let bytes = if sweep.dry_run { store.usage(name) } else { store.known_usage(name).unwrap_or(0) };
+                    report.snapshots.push((chain.clone(), bytes));
+                    if !sweep.dry_run
+                        && let Err(error) = store.remove_tree("l", name.as_bytes())
+                    {
                         report.problems.push(error.to_string());
                     }
                 }

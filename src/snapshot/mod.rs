@@ -9,6 +9,7 @@
 //! | path | is |
 //! | --- | --- |
 //! | `l/<n>/fs` | one layer as overlayfs wants a lower directory; `n` is short, so that 127 of them fit into mount options |
+//! | `l/<n>/usage` | bytes it takes, once somebody asked |
 //! | `l/<n>/layer.json` | its chain ID, its parent's, its diff ID |
 //! | `chains/<hex>` | link to `../l/<n>`, made last: a layer without one was interrupted |
 //! | `w/<key>/{upper,work}` | one writable layer |
@@ -16,6 +17,7 @@
 
 mod beneath;
 mod chain;
+mod check;
 mod error;
 mod gc;
 mod implied;
@@ -26,12 +28,18 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod usage;
+pub mod view;
 mod xattr;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::image::{Lease, Leases};
+use crate::oci::Digest;
+
 pub use chain::{chain_id, chain_ids};
+pub use check::{SnapshotFault, SnapshotFinding};
 pub use error::SnapshotError;
 pub use gc::{GcReport, Snapshot};
 pub use mounts::RootMount;
@@ -55,5 +63,22 @@ impl Snapshots {
         let snapshots = Self { inner: Arc::new(Inner { store, claims: unpack::Claims::default() }) };
         snapshots.sweep()?;
         Ok(snapshots)
+    }
+
+    /// Begins a lease: chains that are unpacked or found unpacked from now on are not collected as long as it
+    /// lives.
+    pub fn lease(&self) -> Lease {
+        self.inner.store.leases().begin()
+    }
+
+    /// Who relies on which chains.
+    pub fn leases(&self) -> &Arc<Leases> {
+        self.inner.store.leases()
+    }
+
+    /// Says that somebody wants these chains now; whether all of them are there.
+    pub fn hold(&self, chains: &[Digest]) -> bool {
+        // Every one of them, also behind one that is not there.
+        chains.iter().filter(|chain| !self.inner.store.touch(chain)).count() == 0
     }
 }

@@ -173,6 +173,11 @@ impl Snapshots {
         self.inner.store.remove_tree("w", aside.as_bytes())
     }
 
+    /// Where a writable layer is, or would be.
+    pub(super) fn writable(&self, key: &str) -> Result<PathBuf, SnapshotError> {
+        Ok(self.inner.store.path("w").join(encode(key)?))
+    }
+
     /// The keys of all writable layers, sorted.
     pub fn keys(&self) -> Result<Vec<String>, SnapshotError> {
         let path = self.inner.store.path("w");

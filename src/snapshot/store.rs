@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, flock, syncfs, utimensat};
@@ -12,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::error::SnapshotError;
 use super::remove;
+use crate::image::Leases;
 use crate::oci::Digest;
 
 /// `<root>/snapshots`.
 pub struct Store {
     root: PathBuf,
+    leases: Arc<Leases>,
 }
 
 /// What a layer directory is, for people and for garbage collection.
@@ -79,7 +82,12 @@ impl Store {
         for dir in ["l", "chains", "w", "empty"] {
             make_dir(&root.join(dir))?;
         }
-        Ok(Self { root })
+        Ok(Self { root, leases: Arc::default() })
+    }
+
+    /// Who relies on which chains.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     /// A path under `<root>/snapshots`.
@@ -96,11 +104,15 @@ impl Store {
 
     /// The committed layer directory of a chain ID.
     pub fn find(&self, chain: &Digest) -> Option<PathBuf> {
-        let target = fs::read_link(self.link(chain)).ok()?;
         let mut path = self.path("l");
-        path.push(target.file_name()?);
+        path.push(self.name(chain)?);
         path.push("fs");
         Some(path)
+    }
+
+    /// The name of a chain's committed layer directory.
+    pub fn name(&self, chain: &Digest) -> Option<String> {
+        fs::read_link(self.link(chain)).ok()?.file_name()?.to_str().map(str::to_owned)
     }
 
     /// The lock between who makes directories (shared) and a sweep (exclusive).
@@ -236,12 +248,14 @@ impl Store {
         self.sync_names()
     }
 
-    /// Tells garbage collection that somebody wants this chain now.
-    pub fn touch(&self, chain: &Digest) {
+    /// Tells garbage collection that somebody wants this chain now; whether it is there. One that is stays at
+    /// least as long as the caller's lease.
+    pub fn touch(&self, chain: &Digest) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
-        // Best effort: the grace period still counts from the unpacking.
-        let _ = utimensat(CWD, self.link(chain), &times, AtFlags::SYMLINK_NOFOLLOW);
+        let touched = self.leases.want(chain, || utimensat(CWD, self.link(chain), &times, AtFlags::SYMLINK_NOFOLLOW));
+        // Best effort where there is no writing: the grace period still counts from the unpacking.
+        touched != Err(rustix::io::Errno::NOENT)
     }
 
     /// When the chain was published, or last asked for by an unpacking.

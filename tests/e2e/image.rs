@@ -57,6 +57,23 @@ impl Image {
         Self { layers: vec![layer.clone()], config }
     }
 
+    /// Another layer on top, of so many bytes that no compression makes smaller; other seeds, other bytes.
+    pub fn noise(self, bytes: usize, seed: u64) -> Self {
+        self.layer(|layer| {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut noise = Vec::with_capacity(bytes + 8);
+            while noise.len() < bytes {
+                // xorshift64.
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                noise.extend_from_slice(&state.to_le_bytes());
+            }
+            noise.truncate(bytes);
+            layer.file(&format!("noise-{seed}"), 0o644, &noise);
+        })
+    }
+
     /// Another layer on top.
     pub fn layer(mut self, fill: impl FnOnce(&mut Layer)) -> Self {
         let mut layer = Layer::new();

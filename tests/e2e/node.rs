@@ -110,6 +110,14 @@ impl TestNode {
         command
     }
 
+    /// The same without a guard around it: what is started is bayplan itself, to be killed.
+    pub fn bare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(self.globals()).args(args).current_dir(&self.dir).env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     /// Runs `bayplan ARGS` to its end.
     pub fn bayplan(&self, args: &[&str]) -> Run {
         Run::of(&mut self.command(args))

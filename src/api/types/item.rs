@@ -283,6 +283,9 @@ pub struct ImageStatus {
     pub platforms: Vec<Platform>,
     /// Its layers are unpacked.
     pub unpacked: bool,
+    /// Bytes of its snapshots on disk, once they were measured.
+    #[serde(default)]
+    pub unpacked_size: Option<u64>,
     /// Names of the containers of its namespace that run it.
     pub used_by: Vec<String>,
     /// Why it is as it is.
@@ -302,6 +305,12 @@ pub struct TagStatus {
     /// Platforms of what it points at.
     #[serde(default)]
     pub platforms: Vec<Platform>,
+    /// The layers of what it points at are unpacked.
+    #[serde(default)]
+    pub unpacked: bool,
+    /// Bytes of those on disk, once they were measured.
+    #[serde(default)]
+    pub unpacked_size: Option<u64>,
     /// Names of the containers of its namespace that run it.
     #[serde(default)]
     pub used_by: Vec<String>,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Item;
+use super::{ImageDetails, Item};
 use crate::manifest::{ContainerSpec, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::shim::protocol::Exit;
@@ -146,6 +146,9 @@ pub struct RemovedImage {
     /// Who still declares it and will bring it back (`dir:shop.yaml`).
     #[serde(default)]
     pub declared_by: Option<String>,
+    /// Further references that went with it: those of the digest that was named.
+    #[serde(default)]
+    pub also: Vec<String>,
 }
 
 /// Imports an archive.
@@ -337,6 +340,9 @@ pub struct Inspection {
     /// The OCI runtime spec in force (container), or the image's configuration (image).
     #[serde(default)]
     pub runtime_spec: Value,
+    /// What an image is made of; absent for other kinds, and while it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDetails>,
 }
 
 /// Names a namespace.

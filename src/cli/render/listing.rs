@@ -115,22 +115,33 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
 }
 
 /// `images`: every reference in one table, tags among them.
-pub(in crate::cli) fn references(items: &[Item], all_namespaces: bool, now: Timestamp) -> String {
-    let headers = ["REFERENCE", "DIGEST", "SIZE", "PLATFORMS", "AGE"];
+pub(in crate::cli) fn references(items: &[Item], all_namespaces: bool, wide: bool, now: Timestamp) -> String {
+    let headers = ["REFERENCE", "DIGEST", "PLATFORMS", "SIZE", "UNPACKED", "USED BY"].into_iter();
+    let headers = headers.chain(["AGE", "SOURCE"].into_iter().filter(|_| wide));
     let mut table = Table::new(all_namespaces.then_some("NAMESPACE").into_iter().chain(headers));
     for item in items {
-        let (found, bytes, on) = match &item.status {
-            Status::Image(status) => (status.digest.as_ref(), status.size, &status.platforms),
-            Status::Tag(status) => (status.digest.as_ref(), status.size, &status.platforms),
+        let (found, bytes, on, unpacked, measured, users) = match &item.status {
+            Status::Image(s) => (&s.digest, s.size, &s.platforms, s.unpacked, s.unpacked_size, &s.used_by),
+            Status::Tag(s) => (&s.digest, s.size, &s.platforms, s.unpacked, s.unpacked_size, &s.used_by),
             _ => continue,
         };
-        table.row(all_namespaces.then(|| item.metadata.namespace.clone()).into_iter().chain([
+        let unpacked = match (unpacked, measured) {
+            (false, _) => "no".to_owned(),
+            (true, Some(bytes)) if wide => size(bytes),
+            (true, _) => "yes".to_owned(),
+        };
+        let mut row = vec![
             item.metadata.name.clone(),
-            digest(found),
-            bytes.map_or_else(String::new, size),
+            digest(found.as_ref()),
             platforms(on),
-            time::age(now, item.metadata.created),
-        ]));
+            bytes.map_or_else(String::new, size),
+            unpacked,
+            users.join(","),
+        ];
+        if wide {
+            row.extend([time::age(now, item.metadata.created), item.metadata.source.to_string()]);
+        }
+        table.row(all_namespaces.then(|| item.metadata.namespace.clone()).into_iter().chain(row));
     }
     table.render("")
 }

@@ -138,9 +138,9 @@ fn images_are_listed_pulled_tagged_loaded_and_removed() {
     let bench = Bench::shop();
     insta::assert_snapshot!(bench.run("images -n shop").all(), @r"
     --- out
-    REFERENCE                   DIGEST         SIZE      PLATFORMS     AGE
-    registry.local/web:1        aaaaaaaaaaaa   12.3 MB   linux/amd64   5m12s
-    registry.local/web:stable   aaaaaaaaaaaa   12.3 MB   <none>        5m12s
+    REFERENCE                   DIGEST         PLATFORMS     SIZE      UNPACKED   USED BY
+    registry.local/web:1        aaaaaaaaaaaa   linux/amd64   12.3 MB   yes        web
+    registry.local/web:stable   aaaaaaaaaaaa   <none>        12.3 MB   no         <none>
     === exit 0
     ");
     insta::assert_snapshot!(bench.run("pull docker.io/a/b:1").all(), @r"

@@ -1,7 +1,6 @@
 //! Images pulled, tagged and removed by hand.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::api::*;
 use crate::api::{Stream, channel};
@@ -12,7 +11,7 @@ use crate::manifest::{Kind, PullPolicy, ResourceKey};
 use crate::oci::{Platform, Reference};
 use crate::plan::Source;
 
-use super::{by_hand, image_resource, removal};
+use super::{by_hand, image_resource};
 
 impl Node {
     pub(in crate::controller) fn pull_by_hand(self: &Arc<Self>, request: PullRequest) -> Result<Stream<PullEvent>> {
@@ -73,6 +72,7 @@ impl Node {
                 &[],
             )?;
         }
+        self.relieve_disk().await;
         self.wake.notify_one();
         Ok(PullEvent::Pulled {
             unchanged: before.as_ref() == Some(&image.target.digest),
@@ -129,52 +129,6 @@ impl Node {
             .ok_or_else(|| Fault::new(Class::Bug, format!("{target} was tagged and is not listed")))
     }
 
-    pub(in crate::controller) async fn remove_image_by_hand(
-        self: &Arc<Self>,
-        request: RemoveImageRequest,
-    ) -> Result<RemovedImage> {
-        let RemoveImageRequest { namespace, name, force } = request;
-        let key = self.image_key(&namespace, &name)?;
-        let Ok(reference) = key.name.parse::<Reference>() else { return Err(self.no_image(&namespace, &name)) };
-        if !self.is_on_node(&key) {
-            return Err(self.no_image(&namespace, &name));
-        }
-        let users: Vec<String> = self.users_of(&namespace, &reference);
-        if !users.is_empty() && !force {
-            return Err(Fault::new(
-                Class::Refused,
-                format!("image {namespace}/{reference} is in use by container {}", users.join(", ")),
-            )
-            .help("remove the container first, or use rmi -f"));
-        }
-        let declared = [Kind::Image, Kind::Tag]
-            .into_iter()
-            .find_map(|kind| self.declared(&ResourceKey::new(kind, &namespace, reference.to_string())));
-        let others = declared.filter(|declared| declared.source != Source::Cli);
-        if let Some(others) = &others
-            && !force
-        {
-            return Err(Fault::new(
-                Class::Refused,
-                format!("image {namespace}/{reference} is declared by {}", others.source),
-            )
-            .help("remove it there, or use rmi -f (it comes back)"));
-        }
-        if others.is_none() {
-            let keys = [Kind::Image, Kind::Tag].map(|kind| ResourceKey::new(kind, &namespace, reference.to_string()));
-            self.engine.memory().declare(self.engine.store(), Vec::new(), &keys)?;
-        }
-        self.take(removal(key)).await?;
-        let freed = self.engine.collect_garbage(Duration::ZERO).await;
-        self.wake.notify_one();
-        Ok(RemovedImage {
-            reference: reference.to_string(),
-            freed: freed.bytes,
-            declared_by: others.map(|declared| declared.source.to_string()),
-        })
-    }
-
-    /// An image's key, by its reference or its handle.
     pub(in crate::controller) fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
         let canonical = name.parse::<Reference>().map(|reference| reference.to_string());
         let direct = ResourceKey::new(Kind::Image, namespace, canonical.clone().unwrap_or_else(|_| name.to_owned()));

@@ -24,7 +24,7 @@ use super::Node;
 
 impl Node {
     /// Carries out one step that a person asked for.
-    async fn take(self: &Arc<Self>, step: Step) -> Result<()> {
+    pub(in crate::controller) async fn take(self: &Arc<Self>, step: Step) -> Result<()> {
         let claim = self.claim_when_free(&step.key).await;
         Arc::clone(self).carry_out(step, claim, None, None).await.result
     }
@@ -82,7 +82,7 @@ impl Node {
     }
 }
 
-fn removal(key: ResourceKey) -> Step {
+pub(in crate::controller) fn removal(key: ResourceKey) -> Step {
     Step {
         action: Action::Remove,
         key,

@@ -255,7 +255,7 @@ fn file(
         None => None,
     };
     let (mut hasher, mut size, mut first) = (Sha256::new(), 0u64, Vec::new());
-    let known = |digest: &Digest| matches!(sink, Sink::Store(store) if store.size(digest) == Some(entry.size));
+    let known = |digest: &Digest| matches!(sink, Sink::Store(store) if store.size(digest) == Some(entry.size) && store.touch(digest));
     let mut ingest = match sink {
         // What is in the store is hashed all the same: the archive's copy may differ.
         Sink::Store(store) if !expected.as_ref().is_some_and(known) => Some(store.ingest()?),

@@ -160,7 +160,7 @@ fn an_index_is_pulled_for_the_platform_and_the_store_is_a_layout_that_skopeo_rea
     assert_eq!(resolved, image.target);
     // Another reader of the store.
     let tagged: Reference = "a.local/x:1".parse().unwrap();
-    node.images.store().write_index(&[(tagged, image.manifest.clone())]).unwrap();
+    node.images.store().write_index(&[("default".into(), tagged, image.manifest.clone())]).unwrap();
     let out = Command::new("skopeo")
         .args(["inspect", "--raw", &format!("oci:{}:a.local/x:1", node.root.path().join("content").display())])
         .output()

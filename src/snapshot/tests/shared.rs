@@ -6,8 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Node;
+use crate::image::Sweep;
 use crate::image::tests::fixture::{LayerTar, noise};
 use crate::snapshot::{Snapshots, chain_ids};
+
+fn now() -> Sweep<'static> {
+    Sweep::older_than(std::time::Duration::ZERO)
+}
 
 fn base() -> Vec<u8> {
     LayerTar::new().dir("./", 0o711).file("base", &noise(200_000, 1)).done()
@@ -119,13 +124,13 @@ fn collection_keeps_chains_that_are_named_and_those_below_them() {
     node.unpack(&kept).unwrap();
     node.unpack(&other).unwrap();
     let keep = HashSet::from([chain_ids(&kept.layers)[1].clone()]);
-    assert_eq!(node.snapshots.gc(&keep).unwrap().snapshots, 2);
+    assert_eq!(node.snapshots.gc(&keep, now()).unwrap().snapshots.len(), 2);
     assert!(node.snapshots.is_unpacked(&kept) && !node.snapshots.is_unpacked(&other));
     assert_eq!((node.names("l").len(), node.snapshots.list().unwrap().len()), (2, 2));
     node.unpack(&other).unwrap();
     let hour = std::time::Duration::from_secs(3600);
-    assert_eq!(node.snapshots.gc_older_than(&HashSet::new(), hour).unwrap().snapshots, 0);
-    assert_eq!(node.snapshots.gc(&HashSet::new()).unwrap().snapshots, 4);
+    assert_eq!(node.snapshots.gc(&HashSet::new(), Sweep::older_than(hour)).unwrap().snapshots.len(), 0);
+    assert_eq!(node.snapshots.gc(&HashSet::new(), now()).unwrap().snapshots.len(), 4);
     assert!(node.names("l").is_empty());
 }
 
@@ -137,7 +142,7 @@ fn collection_beside_unpacking_never_breaks_an_image() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                node.snapshots.gc(&HashSet::new()).unwrap();
+                node.snapshots.gc(&HashSet::new(), now()).unwrap();
             }
         });
         let workers: Vec<_> = images
