@@ -297,6 +297,7 @@ impl Service for Client {
         logs(LogRequest) -> LogLine: "/v1/logs";
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
         pull(PullRequest) -> PullEvent: "/v1/pull";
+        progress(ProgressRequest) -> Transfer: "/v1/progress";
     }
 
     fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {

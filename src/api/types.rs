@@ -6,10 +6,12 @@ mod apply;
 mod item;
 mod manual;
 mod node;
+mod progress;
 mod stream;
 
 pub use apply::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;
+pub use progress::*;
 pub use stream::*;

@@ -36,6 +36,7 @@ mod manifests;
 mod names;
 mod namespace;
 mod node;
+mod progress;
 mod ps;
 mod pull;
 mod render;

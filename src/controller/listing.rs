@@ -134,6 +134,8 @@ impl Node {
             status.shim_pid = Some(task.shim_pid);
             status.ready = task.phase == TaskPhase::Running;
         }
+        status.progress =
+            record.resource.container().and_then(|spec| self.portion(&self.pulled_for(&record.namespace, &spec.image)));
         let reason = state.and_then(|state| state.reason.clone());
         status.conditions = vec![self.condition(&key, declared, record.resource.clone(), reason)];
         if let Some(reason) = record.stopped_by_hand.then_some("stopped by hand; `bayplan start` starts it") {
@@ -184,6 +186,7 @@ impl Node {
                 size: image.as_ref().map(|image| image.size),
                 platforms,
                 unpacked: image.as_ref().is_some_and(|image| self.engine.snapshots().is_unpacked(image)),
+                progress: self.portion(&key),
                 used_by,
                 conditions,
             }),
@@ -207,14 +210,16 @@ impl Node {
         let conditions = vec![self.condition(key, Some(declared), resource.clone(), None)];
         let status = match &resource.spec {
             Spec::Container(spec) => {
-                let image = ResourceKey::new(Kind::Image, &key.namespace, spec.image.to_string());
+                let image = self.pulled_for(&key.namespace, &spec.image);
                 let phase = match (self.engine.busy(key), self.engine.busy(&image)) {
                     (Some(Busy::Removing), _) => Phase::Removing,
                     (_, Some(Busy::Pulling)) => Phase::Pulling,
+                    _ if self.portion(&image).is_some() => Phase::Pulling,
                     (None, _) if self.failure(key).is_some() => Phase::Failed,
                     _ => Phase::Pending,
                 };
                 let mut status = ContainerStatus::new(phase);
+                status.progress = self.portion(&image);
                 status.conditions = conditions;
                 Status::Container(Box::new(status))
             }
@@ -227,7 +232,7 @@ impl Node {
                 {
                     return None;
                 }
-                Status::Image(ImageStatus { conditions, ..ImageStatus::default() })
+                Status::Image(ImageStatus { progress: self.portion(key), conditions, ..ImageStatus::default() })
             }
             Spec::Tag(_) => Status::Tag(TagStatus { conditions, ..TagStatus::default() }),
             Spec::Namespace(_) => return None,

@@ -17,6 +17,7 @@ mod local;
 mod logs;
 mod looping;
 mod node;
+mod progress;
 pub mod queue;
 mod reconcile;
 pub mod scan;

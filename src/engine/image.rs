@@ -78,7 +78,7 @@ impl Engine {
         progress: Option<Progress>,
     ) -> Result<Image> {
         let _content = self.content.read().await;
-        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+        let (_transfer, progress) = self.transfers.begin(key, progress);
         let started = std::time::Instant::now();
         let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
         self.unpack(&image, Some((reference.clone(), progress))).await?;
@@ -107,6 +107,7 @@ impl Engine {
                     let event = ProgressEvent {
                         reference: reference.clone(),
                         digest: digest.clone(),
+                        size: 0,
                         state: ProgressState::Unpacking,
                     };
                     progress(event);

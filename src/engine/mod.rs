@@ -16,6 +16,7 @@ mod memory;
 mod monitor;
 mod observe;
 mod teardown;
+mod transfers;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,7 @@ pub use image::Freed;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use observe::Freshness;
+pub use transfers::{Move, Transfers};
 
 /// The node's effects behind one door. Cheap to share behind an [`Arc`].
 pub struct Engine {
@@ -60,6 +62,7 @@ pub struct Engine {
     answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,
+    transfers: Arc<Transfers>,
     // Pulls share it; the garbage collector has it alone.
     content: tokio::sync::RwLock<()>,
     // Held while the engine lives.
@@ -121,6 +124,7 @@ impl Engine {
             departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),
+            transfers: Arc::default(),
             content: tokio::sync::RwLock::default(),
             _lock: lock,
         });
@@ -151,6 +155,11 @@ impl Engine {
     /// The snapshots.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// What is on its way to the node.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
     }
 
     /// What this machine can do.

@@ -183,7 +183,7 @@ impl Images {
     ) -> Result<(), ImageError> {
         let tell = |state| {
             let (reference, digest) = (session.reference().clone(), descriptor.digest.clone());
-            progress(ProgressEvent { reference, digest, state });
+            progress(ProgressEvent { reference, digest, size: descriptor.size, state });
         };
         tell(ProgressState::Waiting);
         let bytes = |done| tell(ProgressState::Downloading { done, total: descriptor.size });

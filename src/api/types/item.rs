@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::Portion;
 use crate::manifest::{API_VERSION, Kind, ResourceKey};
 use crate::oci::{Digest, Platform};
 use crate::plan::Source;
@@ -243,6 +244,9 @@ pub struct ContainerStatus {
     pub address: Option<String>,
     /// The log file of the current attempt.
     pub log_path: Option<String>,
+    /// How far its image is, while that is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Portion>,
     /// Why it is where it is.
     pub conditions: Vec<Condition>,
 }
@@ -266,6 +270,7 @@ impl ContainerStatus {
             image_digest: None,
             address: None,
             log_path: None,
+            progress: None,
             conditions: Vec::new(),
         }
     }
@@ -283,6 +288,9 @@ pub struct ImageStatus {
     pub platforms: Vec<Platform>,
     /// Its layers are unpacked.
     pub unpacked: bool,
+    /// How far it is, while it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Portion>,
     /// Names of the containers of its namespace that run it.
     pub used_by: Vec<String>,
     /// Why it is as it is.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::table::{NONE, Table};
 use super::{json, size, time, yaml};
-use crate::api::{Item, List, Status};
+use crate::api::{Item, List, Phase, Status};
 use crate::cli::args::Output;
 use crate::error::Result;
 use crate::manifest::Kind;
@@ -86,7 +86,10 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
         Status::Image(status) => (
             vec![
                 digest(status.digest.as_ref()),
-                status.size.map_or_else(String::new, size),
+                match status.progress {
+                    Some(portion) => format!("{}% of {}", portion.percent(), size(portion.total)),
+                    None => status.size.map_or_else(String::new, size),
+                },
                 platforms(&status.platforms),
                 age,
             ],
@@ -97,7 +100,10 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
         }
         Status::Container(status) => (
             vec![
-                status.phase.to_string(),
+                match status.progress.filter(|_| status.phase == Phase::Pulling) {
+                    Some(portion) => format!("{} {}%", status.phase, portion.percent()),
+                    None => status.phase.to_string(),
+                },
                 yes(status.ready),
                 status.restarts.to_string(),
                 age,

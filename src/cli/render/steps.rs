@@ -1,11 +1,10 @@
 //! Steps, as `diff` plans them and as `apply`, `delete` and `sync` report them: one line each, the same line.
 
-use futures_util::StreamExt as _;
-
 use super::{Paint, diagnostic, json, prose, time};
 use crate::api::{ApplyEvent, Stream};
 use crate::cli::args::Output;
 use crate::cli::context::Context;
+use crate::cli::progress;
 use crate::error::{Class, Fault, Result};
 use crate::plan::{Action, Step};
 
@@ -22,10 +21,25 @@ pub(in crate::cli) fn line(step: &Step, colour: bool) -> String {
 }
 
 /// Prints what happens, as it happens; the exit status is 1 if a step failed.
-pub(in crate::cli) async fn report(mut events: Stream<ApplyEvent>, context: &mut Context) -> Result<u8> {
+pub(in crate::cli) async fn report(
+    mut events: Stream<ApplyEvent>,
+    flag: progress::Flag,
+    context: &mut Context,
+) -> Result<u8> {
     let mut status = None;
-    while let Some(event) = events.next().await {
+    let mut progress = progress::Progress::new(flag, false, &context.ui);
+    while let Some(event) = progress.next(&mut events, &mut context.ui).await {
         let event = event?;
+        match &event {
+            ApplyEvent::Progress { transfer } => {
+                progress.hear(transfer, &mut context.ui);
+                continue;
+            }
+            ApplyEvent::Done { step, .. } | ApplyEvent::Failed { step, .. } => {
+                progress.ended(&step.key, &mut context.ui);
+            }
+            _ => {}
+        }
         if let ApplyEvent::Summary { failed, .. } = &event {
             status = Some(u8::from(*failed > 0));
         }
@@ -45,7 +59,7 @@ pub(in crate::cli) async fn report(mut events: Stream<ApplyEvent>, context: &mut
 fn lines(event: &ApplyEvent, context: &mut Context) {
     let colour = context.ui.colour_out;
     match event {
-        ApplyEvent::Started { .. } => {}
+        ApplyEvent::Started { .. } | ApplyEvent::Progress { .. } => {}
         ApplyEvent::Planned { step } => context.ui.line(line(step, colour)),
         ApplyEvent::Done { step, millis } => {
             context.ui.line(format!("{}  ({})", line(step, colour), time::took(*millis)));
@@ -76,6 +90,6 @@ fn name(event: &ApplyEvent, context: &mut Context) {
             let text = diagnostic::warning(message, context.ui.colour_err);
             context.ui.message(&text);
         }
-        ApplyEvent::Started { .. } | ApplyEvent::Summary { .. } => {}
+        ApplyEvent::Started { .. } | ApplyEvent::Progress { .. } | ApplyEvent::Summary { .. } => {}
     }
 }
