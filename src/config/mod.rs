@@ -112,6 +112,8 @@ pub struct Registry {
     pub auth_files: Vec<PathBuf>,
     /// Blobs fetched side by side, all images together.
     pub max_concurrent_downloads: u32,
+    /// Credential files (`auth.json`) by the names that manifests use in `pullSecrets`.
+    pub pull_secrets: BTreeMap<String, PathBuf>,
 }
 
 /// `[controller]`.
@@ -252,7 +254,12 @@ impl Default for Config {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { plain_http: Vec::new(), auth_files: Vec::new(), max_concurrent_downloads: 6 }
+        Self {
+            plain_http: Vec::new(),
+            auth_files: Vec::new(),
+            max_concurrent_downloads: 6,
+            pull_secrets: BTreeMap::new(),
+        }
     }
 }
 

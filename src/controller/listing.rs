@@ -10,7 +10,7 @@ use crate::manifest::{Kind, Resource, ResourceKey, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Declared, ReferenceRole, Source};
 use crate::shim::protocol::{TaskPhase, TaskState};
-use crate::store::{ContainerRecord, ReferenceRecord};
+use crate::store::{ContainerRecord, ReferenceRecord, RegistryRecord};
 
 use super::Node;
 
@@ -19,10 +19,13 @@ impl Node {
     pub(super) fn list(self: &Arc<Self>, query: &Query) -> Result<Vec<Item>> {
         let desired = self.desired();
         let wants = |kind: Kind| query.kinds.is_empty() || query.kinds.contains(&kind);
-        let inside = |namespace: &str| query.namespace.as_deref().is_none_or(|wanted| wanted == namespace);
+        // What belongs to the node is seen from every namespace.
+        let inside = |namespace: &str| {
+            namespace.is_empty() || query.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+        };
         let mut items: BTreeMap<ResourceKey, Item> = BTreeMap::new();
         let mut namespaces: BTreeSet<String> = BTreeSet::new();
-        for key in desired.resources.keys() {
+        for key in desired.resources.keys().filter(|key| key.kind != Kind::Registry) {
             namespaces.insert(key.namespace.clone());
         }
         // What is on the node.
@@ -56,6 +59,14 @@ impl Node {
             if wants(kind) {
                 let key = ResourceKey::new(kind, &record.namespace, name);
                 let item = self.reference_item(kind, &record, desired.resources.get(&key));
+                items.insert(key, item);
+            }
+        }
+        if wants(Kind::Registry) {
+            let registries: Vec<RegistryRecord> = self.engine.memory().read().registries.values().cloned().collect();
+            for record in registries {
+                let key = ResourceKey::new(Kind::Registry, "", &record.host);
+                let item = self.registry_item(&key, record, desired.resources.get(&key));
                 items.insert(key, item);
             }
         }
@@ -204,6 +215,22 @@ impl Node {
         Item::new(metadata, spec, status)
     }
 
+    fn registry_item(&self, key: &ResourceKey, record: RegistryRecord, declared: Option<&Declared>) -> Item {
+        let spec = spec_value(&record.resource);
+        let conditions = vec![self.condition(key, declared, record.resource.clone(), None)];
+        let metadata = ItemMetadata {
+            namespace: String::new(),
+            name: record.host,
+            uid: record.uid,
+            revision: record.revision,
+            source: declared.map_or(record.source, |declared| declared.source.clone()),
+            created: record.created,
+            labels: record.resource.metadata.labels,
+            annotations: record.resource.metadata.annotations,
+        };
+        Item::new(metadata, spec, Status::Registry(RegistryStatus { conditions }))
+    }
+
     /// Something wanted of which nothing is on the node yet.
     fn pending_item(&self, key: &ResourceKey, declared: &Declared) -> Option<Item> {
         let resource = &declared.resource;
@@ -234,6 +261,7 @@ impl Node {
                 }
                 Status::Image(ImageStatus { progress: self.portion(key), conditions, ..ImageStatus::default() })
             }
+            Spec::Registry(_) => Status::Registry(RegistryStatus { conditions }),
             Spec::Tag(_) => Status::Tag(TagStatus { conditions, ..TagStatus::default() }),
             Spec::Namespace(_) => return None,
         };

@@ -276,7 +276,7 @@ fn references_of(resource: &Resource) -> Vec<(String, Reference)> {
         Spec::Image(spec) => spec.reference.iter().collect(),
         Spec::Tag(spec) => vec![&spec.reference],
         Spec::Container(spec) => vec![&spec.image],
-        Spec::Namespace(_) => Vec::new(),
+        Spec::Namespace(_) | Spec::Registry(_) => Vec::new(),
     };
     references.into_iter().map(|reference| (resource.metadata.namespace.clone(), reference.clone())).collect()
 }

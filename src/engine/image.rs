@@ -52,7 +52,8 @@ impl Engine {
         {
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
-        let options = PullOptions { platform, digest: digest.cloned(), ..PullOptions::default() };
+        let pull_secrets = self.pull_secrets(resource)?;
+        let options = PullOptions { platform, digest: digest.cloned(), pull_secrets, ..PullOptions::default() };
         self.fetch(key, reference, &options, standing, progress).await.map(drop)
     }
 
@@ -199,6 +200,7 @@ impl Engine {
     ) -> Result<()> {
         let key = (namespace.to_owned(), reference.clone());
         let before = self.memory.read().references.get(&key).cloned();
+        let kept = !matches!(standing.resource.as_ref().map(|r| &r.spec), Some(Spec::Image(spec)) if !spec.is_kept());
         let metadata = standing.resource.map(|resource| resource.metadata).unwrap_or_default();
         let record = ReferenceRecord {
             namespace: namespace.to_owned(),
@@ -210,6 +212,7 @@ impl Engine {
             source: standing.source,
             labels: metadata.labels,
             annotations: metadata.annotations,
+            kept,
             uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
             revision: before.as_ref().map_or(1, |r| r.revision),
             created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),
@@ -334,7 +337,8 @@ impl Engine {
         tokio::task::spawn_blocking(move || {
             let roots: HashSet<Digest> = {
                 let records = engine.memory.read();
-                let named = records.references.values().map(|r| r.digest.clone());
+                let kept = records.references.values().filter(|r| r.kept || records.is_used(r));
+                let named = kept.map(|r| r.digest.clone());
                 named.chain(records.containers.values().map(|r| r.image.clone())).collect()
             };
             let mut chains = HashSet::new();

@@ -15,6 +15,7 @@ pub mod lock;
 mod memory;
 mod monitor;
 mod observe;
+mod registry;
 mod teardown;
 mod transfers;
 
@@ -128,6 +129,7 @@ impl Engine {
             content: tokio::sync::RwLock::default(),
             _lock: lock,
         });
+        engine.reach_registries_as_declared();
         engine.adopt().await;
         Ok(engine)
     }
@@ -215,6 +217,7 @@ impl Engine {
         let key = &step.key;
         let source = step.source.clone().unwrap_or(Source::Cli);
         match (&step.target, key.kind) {
+            (Some(Target::Registry(resource)), _) => self.set_registry(key, resource, source),
             (Some(Target::Namespace(resource)), _) => self.set_namespace(key, resource, source),
             (Some(Target::Pull { reference, digest, resource }), _) => {
                 self.pull(key, reference, digest.as_ref(), resource.as_ref(), source, progress).await
@@ -237,6 +240,7 @@ impl Engine {
             },
             (None, Kind::Container) => self.remove_container(&(key.namespace.clone(), key.name.clone())).await,
             (None, Kind::Image | Kind::Tag) => self.remove_reference(key),
+            (None, Kind::Registry) => self.remove_registry(&key.name),
             (None, Kind::Namespace) => self.remove_namespace(&key.name),
         }
     }

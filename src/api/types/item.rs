@@ -96,6 +96,8 @@ pub struct ItemMetadata {
 pub enum Status {
     /// Of a namespace.
     Namespace(NamespaceStatus),
+    /// Of a registry.
+    Registry(RegistryStatus),
     /// Of an image.
     Image(ImageStatus),
     /// Of a tag.
@@ -109,6 +111,7 @@ impl Status {
     pub fn kind(&self) -> Kind {
         match self {
             Status::Namespace(_) => Kind::Namespace,
+            Status::Registry(_) => Kind::Registry,
             Status::Image(_) => Kind::Image,
             Status::Tag(_) => Kind::Tag,
             Status::Container(_) => Kind::Container,
@@ -119,6 +122,7 @@ impl Status {
     pub fn conditions(&self) -> &[Condition] {
         match self {
             Status::Namespace(status) => &status.conditions,
+            Status::Registry(status) => &status.conditions,
             Status::Image(status) => &status.conditions,
             Status::Tag(status) => &status.conditions,
             Status::Container(status) => &status.conditions,
@@ -141,6 +145,7 @@ impl<'de> Deserialize<'de> for Item {
         let raw = Raw::deserialize(deserializer)?;
         let status = match raw.kind {
             Kind::Namespace => serde_json::from_value(raw.status).map(Status::Namespace),
+            Kind::Registry => serde_json::from_value(raw.status).map(Status::Registry),
             Kind::Image => serde_json::from_value(raw.status).map(Status::Image),
             Kind::Tag => serde_json::from_value(raw.status).map(Status::Tag),
             Kind::Container => serde_json::from_value(raw.status).map(Status::Container),
@@ -313,6 +318,15 @@ pub struct TagStatus {
     /// Names of the containers of its namespace that run it.
     #[serde(default)]
     pub used_by: Vec<String>,
+    /// Why it is as it is.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// State of a registry: whether it is reached as declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryStatus {
     /// Why it is as it is.
     #[serde(default)]
     pub conditions: Vec<Condition>,

@@ -297,7 +297,7 @@ mod tests {
           dddddddddddd  waiting
           eeeeeeeeeeee  was here
         ");
-        for columns in 1..100 {
+        for columns in 2..100 {
             for rows in 2..12 {
                 shown(&board, 2000, columns, rows);
             }

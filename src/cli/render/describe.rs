@@ -78,6 +78,7 @@ fn status(status: &Status, now: Timestamp) -> Vec<(&'static str, String)> {
             ("Images", status.images.to_string()),
             ("Tags", status.tags.to_string()),
         ],
+        Status::Registry(_) => Vec::new(),
         Status::Image(status) => {
             let mut fields = vec![
                 ("Digest", digest(&status.digest)),

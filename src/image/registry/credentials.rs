@@ -41,6 +41,37 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// A document like auth.json from somewhere else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PullSecret {
+    /// For errors: where it is from.
+    pub name: String,
+    /// The JSON text. Helpers that it names are not run: only files of this node may name programs.
+    pub text: String,
+}
+
+impl fmt::Debug for PullSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PullSecret({}, …)", self.name)
+    }
+}
+
+/// The first credentials that these documents have for the reference.
+pub fn find_in(secrets: &[PullSecret], reference: &Reference) -> Result<Option<Credentials>, String> {
+    for secret in secrets {
+        let file: AuthFile = serde_json::from_str(&secret.text)
+            .map_err(|e| format!("{} is not an auth.json: line {} column {}", secret.name, e.line(), e.column()))?;
+        for key in keys(reference) {
+            if let Some((_, entry)) = file.auths.iter().find(|(k, _)| normal(k) == key)
+                && let Some(found) = decode(entry).map_err(|why| format!("{}: {why}", secret.name))?
+            {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Where credentials are searched by default: ours, then Podman's, then Docker's places.
 pub fn default_files() -> Vec<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

@@ -6,6 +6,7 @@
 
 mod auth;
 pub mod credentials;
+pub mod declared;
 mod session;
 mod transport;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use credentials::PullSecret;
 pub use session::{Head, Manifest, Session, Tries};
 pub use transport::Registries;
 pub(super) use transport::chain as cause;
@@ -71,13 +73,22 @@ pub struct PullOptions {
     pub skip_verify: bool,
     /// User and password, instead of what auth.json has.
     pub credentials: Option<(String, String)>,
+    /// Searched before any auth.json.
+    pub pull_secrets: Vec<PullSecret>,
     /// The digest the reference was resolved to before; this is fetched whatever the tag says now.
     pub digest: Option<Digest>,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), plain_http: false, skip_verify: false, credentials: None, digest: None }
+        Self {
+            platform: Platform::host(),
+            plain_http: false,
+            skip_verify: false,
+            credentials: None,
+            pull_secrets: Vec::new(),
+            digest: None,
+        }
     }
 }
 

@@ -268,6 +268,11 @@ impl Session {
         if let Some((user, password)) = &self.options.credentials {
             return Ok(Some(Credentials::Password { user: user.clone(), password: password.clone() }));
         }
+        if let Some(found) =
+            credentials::find_in(&self.options.pull_secrets, &self.reference).map_err(RegistryFailure::Auth)?
+        {
+            return Ok(Some(found));
+        }
         credentials::find(&self.registries.config.auth_files, &self.reference).await.map_err(RegistryFailure::Auth)
     }
 
