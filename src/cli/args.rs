@@ -150,6 +150,8 @@ pub enum Command {
     Tag(tag::Args),
     Rmi(rmi::Args),
     Load(load::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     // The long groups, with ctr's names.
     #[command(visible_aliases = ["images", "i"])]
     Image(image::Args),

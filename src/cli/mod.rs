@@ -31,11 +31,14 @@ mod label;
 mod later;
 mod load;
 mod log;
+mod login;
+mod logout;
 mod logs;
 mod manifests;
 mod names;
 mod namespace;
 mod node;
+mod password;
 mod progress;
 mod ps;
 mod pull;
@@ -155,6 +158,8 @@ fn needs_node(command: &Command) -> bool {
             | Command::Version(_)
             | Command::Doctor(_)
             | Command::Completion(_)
+            | Command::Login(_)
+            | Command::Logout(_)
             | Command::Build(_)
             | Command::Commit(_)
     )
@@ -190,6 +195,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Tag(args) => tag::run(args, context).await,
         Command::Rmi(args) => rmi::run(args, context).await,
         Command::Load(args) => load::run(args, context).await,
+        Command::Login(args) => login::run(args, context).await,
+        Command::Logout(args) => logout::run(args, context).await,
         Command::Image(args) => image::run(args, context).await,
         Command::Container(args) => container::run(args, context).await,
         Command::Task(args) => task::run(args, context).await,

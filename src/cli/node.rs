@@ -19,6 +19,11 @@ pub(super) async fn open(config: Config) -> Result<Arc<dyn Service>> {
     Ok(Arc::new(NodeService(node)))
 }
 
+/// How registries are spoken to. Logging in is about a file and needs no node.
+pub(super) fn registries(config: &Config) -> crate::image::RegistryConfig {
+    crate::engine::registry_config(config)
+}
+
 /// Runs the controller until it is asked to end.
 pub(super) async fn daemon(config: Config, global: &Global) -> Result<()> {
     run_daemon(config, Reload { file: global.config.clone(), overrides: global.overrides() }).await

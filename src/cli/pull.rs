@@ -1,7 +1,7 @@
 //! `bayplan pull`, `bayplan image pull`.
 
 use super::context::Context;
-use super::{args::Output, flags, progress, render};
+use super::{args::Output, flags, password, progress, render};
 use crate::api::{Credentials, PullEvent, PullRequest, Service as _, Transfer};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey};
@@ -22,7 +22,7 @@ pub struct Args {
     /// Plain HTTP
     #[arg(long)]
     pub plain_http: bool,
-    /// User and password; without a password it is read from standard input
+    /// User and password; without a password it is asked for, or read from standard input
     #[arg(short, long, value_name = "USER[:PASSWORD]")]
     pub user: Option<String>,
     /// Another platform than the node's: linux/arm64
@@ -35,7 +35,7 @@ pub struct Args {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let references = args.references.iter().map(|text| flags::reference(text)).collect::<Result<Vec<_>>>()?;
-    let credentials = args.user.as_deref().map(credentials).transpose()?;
+    let credentials = args.user.as_deref().map(|text| credentials(text, context)).transpose()?;
     let node = context.node().await?;
     for reference in references {
         let request = PullRequest {
@@ -58,6 +58,9 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             }
             match event {
                 PullEvent::Resolved { .. } => {}
+                PullEvent::Waiting { host, attempt, of, why } => {
+                    context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
+                }
                 PullEvent::Blob { digest, state, done, total } => {
                     let key = key.clone();
                     progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
@@ -84,14 +87,14 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     Ok(0)
 }
 
-/// `USER:PASSWORD`, or the password from standard input, where no argument list shows it.
-fn credentials(text: &str) -> Result<Credentials> {
+/// `USER:PASSWORD`, or the password from the terminal or standard input, where no argument list shows it.
+fn credentials(text: &str, context: &mut Context) -> Result<Credentials> {
     if let Some((user, password)) = text.split_once(':') {
         return Ok(Credentials { user: user.to_owned(), password: password.to_owned() });
     }
-    let mut password = String::new();
-    std::io::stdin()
-        .read_line(&mut password)
-        .map_err(|error| Fault::new(Class::Usage, format!("the password of {text} cannot be read: {error}")))?;
-    Ok(Credentials { user: text.to_owned(), password: password.trim_end_matches(['\r', '\n']).to_owned() })
+    let password = match password::can_ask() {
+        true => password::ask(&mut context.ui, &format!("Password of {text}: "), false)?,
+        false => password::of_input(text)?,
+    };
+    Ok(Credentials { user: text.to_owned(), password })
 }

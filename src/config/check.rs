@@ -83,6 +83,12 @@ impl Config {
                 "write host or host:port, without a scheme or path",
             );
         }
+        refuse(
+            "registry.certs_dir",
+            self.registry.certs_dir.as_os_str().is_empty(),
+            "registry.certs_dir is empty".into(),
+            "give an absolute path; the directory may be missing",
+        );
         let controller = &self.controller;
         refuse(
             "registry.max_concurrent_downloads",
@@ -152,5 +158,6 @@ impl Config {
         [&mut self.address, &mut self.log_dir, &mut self.shim.path].into_iter().flatten().for_each(absolute);
         self.registry.auth_files.iter_mut().for_each(absolute);
         self.registry.pull_secrets.values_mut().for_each(absolute);
+        absolute(&mut self.registry.certs_dir);
     }
 }

@@ -31,6 +31,8 @@ pub const DEFAULT_STATE: &str = "/run/bayplan";
 pub const DEFAULT_MANIFESTS: &str = "/etc/bayplan/manifests";
 /// Container logs of the default root.
 pub const DEFAULT_LOG_DIR: &str = "/var/log/bayplan";
+/// What is said of each registry host.
+pub const DEFAULT_CERTS_DIR: &str = "/etc/bayplan/certs.d";
 /// The only version of the file's format.
 pub const VERSION: u32 = 1;
 
@@ -110,6 +112,8 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Credential files (`auth.json`), first match wins; empty: where Podman and Docker look.
     pub auth_files: Vec<PathBuf>,
+    /// Mirrors, certificates and headers by host: `<host>/hosts.toml` in containerd's format.
+    pub certs_dir: PathBuf,
     /// Blobs fetched side by side, all images together.
     pub max_concurrent_downloads: u32,
     /// Credential files (`auth.json`) by the names that manifests use in `pullSecrets`.
@@ -257,6 +261,7 @@ impl Default for Registry {
         Self {
             plain_http: Vec::new(),
             auth_files: Vec::new(),
+            certs_dir: DEFAULT_CERTS_DIR.into(),
             max_concurrent_downloads: 6,
             pull_secrets: BTreeMap::new(),
         }

@@ -12,7 +12,7 @@ use crate::api::*;
 use crate::api::{Archive, Stream, channel};
 use crate::engine::{Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
-use crate::image::{Progress, ProgressState, PullOptions};
+use crate::image::{OnWait, Progress, ProgressState, PullOptions, Wait};
 use crate::manifest::{ImageSpec, Kind, Metadata, NamespaceSpec, PullPolicy, Resource, ResourceKey, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Action, Source, Step};
@@ -235,13 +235,23 @@ impl Node {
                 // A slow reader misses progress, never the pull.
                 let _ = telling.try_send(Ok(PullEvent::Blob { digest: event.digest, state, done, total }));
             });
-            let result = node.pull_now(request, progress).await;
+            let telling = sender.clone();
+            let on_wait: OnWait = Arc::new(move |wait| {
+                let Wait { host, attempt, of, why } = wait;
+                let _ = telling.try_send(Ok(PullEvent::Waiting { host, attempt, of, why }));
+            });
+            let result = node.pull_now(request, progress, on_wait).await;
             let _ = sender.send(result).await;
         });
         Ok(stream)
     }
 
-    async fn pull_now(self: &Arc<Self>, request: PullRequest, progress: Progress) -> Result<PullEvent> {
+    async fn pull_now(
+        self: &Arc<Self>,
+        request: PullRequest,
+        progress: Progress,
+        on_wait: OnWait,
+    ) -> Result<PullEvent> {
         let PullRequest { namespace, reference, platform, plain_http, skip_verify, credentials } = request;
         let key = ResourceKey::new(Kind::Image, &namespace, reference.to_string());
         let _claim = self.claim_when_free(&key).await;
@@ -250,6 +260,7 @@ impl Node {
             plain_http,
             skip_verify,
             credentials: credentials.map(|c| (c.user, c.password)),
+            on_wait: Some(on_wait),
             ..PullOptions::default()
         };
         let before = self

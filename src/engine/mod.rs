@@ -84,6 +84,21 @@ pub enum Busy {
     Removing,
 }
 
+/// How registries are spoken to by this configuration.
+pub fn registry_config(config: &Config) -> RegistryConfig {
+    let registry = RegistryConfig {
+        plain_http_hosts: config.registry.plain_http.clone(),
+        certs_dir: config.registry.certs_dir.clone(),
+        concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+        ..RegistryConfig::default()
+    };
+    match config.registry.auth_files.as_slice() {
+        // Where Podman and Docker look.
+        [] => registry,
+        files => RegistryConfig { auth_files: files.to_vec(), ..registry },
+    }
+}
+
 impl Engine {
     /// Takes the node's lock, opens what is kept, and adopts every task that lives.
     ///
@@ -97,17 +112,7 @@ impl Engine {
         let store = Arc::new(Store::open(&root)?);
         let memory = Memory::load(&store)?;
         let events = EventLog::open(&store, config.events.keep)?;
-        let registry = RegistryConfig {
-            plain_http_hosts: config.registry.plain_http.clone(),
-            concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
-            ..RegistryConfig::default()
-        };
-        let registry = match config.registry.auth_files.as_slice() {
-            // Where Podman and Docker look.
-            [] => registry,
-            files => RegistryConfig { auth_files: files.to_vec(), ..registry },
-        };
-        let images = Images::open(&root, registry)?;
+        let images = Images::open(&root, registry_config(&config))?;
         let snapshots = Snapshots::open(&root)?;
         let host = HostFacts::detect()?;
         let engine = Arc::new(Self {

@@ -20,7 +20,7 @@ pub enum ImageError {
         source: Arc<io::Error>,
     },
     /// A registry did not give what was asked for.
-    #[error("image {reference}: {host} {why}")]
+    #[error("image {reference}: {host} {why}{}", told(.before))]
     Registry {
         /// The reference being resolved or pulled.
         reference: String,
@@ -28,6 +28,8 @@ pub enum ImageError {
         host: String,
         /// What it did.
         why: RegistryFailure,
+        /// Mirrors that were asked before it, each with what it did.
+        before: Vec<String>,
     },
     /// Blobs of an image are not in the content store.
     #[error("image {image} is not whole on this node: {} missing", .missing.join(", "))]
@@ -108,6 +110,10 @@ fn listed(platforms: &[Platform]) -> String {
     }
 }
 
+fn told(before: &[String]) -> String {
+    if before.is_empty() { String::new() } else { format!("; before it, mirror {}", before.join(", mirror ")) }
+}
+
 /// How a registry failed. The text follows the host's name.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RegistryFailure {
@@ -125,7 +131,7 @@ pub enum RegistryFailure {
         anonymous: bool,
     },
     /// Any other status that is not success.
-    #[error("answers {status}: {message}")]
+    #[error("answers {status}: {message}{}", rest(.retry_after))]
     Status {
         /// The HTTP status.
         status: u16,
@@ -146,6 +152,14 @@ pub enum RegistryFailure {
     /// Nothing came for too long.
     #[error("sent nothing for {} s", .0.as_secs())]
     Stalled(Duration),
+    /// Something came, but too little for too long.
+    #[error("sent only {came} bytes in {} s", .over.as_secs())]
+    Slow {
+        /// Bytes.
+        came: u64,
+        /// In this time spent waiting.
+        over: Duration,
+    },
     /// Redirects that lead nowhere or are not safe to follow.
     #[error("redirects {0}")]
     Redirect(String),
@@ -155,6 +169,30 @@ pub enum RegistryFailure {
     /// The token endpoint, a credential helper or auth.json.
     #[error("could not be authenticated with: {0}")]
     Auth(String),
+    /// A document larger than its kind may be, in bytes.
+    #[error("sends a manifest larger than {0} bytes")]
+    TooLarge(u64),
+    /// A hosts.toml, a certificate or a proxy variable of this node.
+    #[error("cannot be asked: {0}")]
+    Config(String),
+    /// One of the above at another host than the reference names, or after mirrors failed.
+    #[error("{host} {why}")]
+    At {
+        /// The host that was asked last.
+        host: String,
+        /// What it did.
+        why: Box<RegistryFailure>,
+        /// The mirrors before it.
+        before: Vec<(String, RegistryFailure)>,
+    },
+}
+
+fn rest(asked: &Option<Duration>) -> String {
+    // Short ones are waited for and need no mention.
+    match asked {
+        Some(asked) if asked.as_secs() > 30 => format!(" (it asks to be left alone for {} s)", asked.as_secs()),
+        _ => String::new(),
+    }
 }
 
 impl RegistryFailure {
@@ -162,7 +200,27 @@ impl RegistryFailure {
     pub(crate) fn transient(&self) -> Option<Option<Duration>> {
         match self {
             Self::Status { status: 408 | 429 | 500..=599, retry_after, .. } => Some(*retry_after),
-            Self::Broken(_) | Self::Stalled(_) => Some(None),
+            Self::Broken(_) | Self::Stalled(_) | Self::Slow { .. } => Some(None),
+            // Any of them may be back by then.
+            Self::At { why, before, .. } => {
+                why.transient().or_else(|| before.iter().find_map(|(_, failure)| failure.transient()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same failure, of this host.
+    pub(crate) fn of(self, host: String) -> Self {
+        match self {
+            at @ Self::At { .. } => at,
+            why => Self::At { host, why: Box::new(why), before: Vec::new() },
+        }
+    }
+
+    /// The host it is of, where that is not the one the reference names.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match self {
+            Self::At { host, .. } => Some(host),
             _ => None,
         }
     }
@@ -179,10 +237,26 @@ impl ImageError {
         move |source| Self::io(format!("{verb} {}", path.display()), source)
     }
 
+    /// What a registry did about a reference; `host` is the one that the reference names.
+    pub(crate) fn registry(reference: String, host: &str, why: RegistryFailure) -> Self {
+        match why {
+            RegistryFailure::At { host, why, before } => {
+                let before = before.into_iter().map(|(host, why)| format!("{host} {why}")).collect();
+                Self::Registry { reference, host, why: *why, before }
+            }
+            RegistryFailure::TooLarge(limit) => {
+                Self::TooLarge { what: format!("image {reference}: its manifest"), limit }
+            }
+            why => Self::Registry { reference, host: host.to_owned(), why, before: Vec::new() },
+        }
+    }
+
     /// The same failure, told about another reference that waited for the same fetch.
     pub(crate) fn for_reference(self, name: &str) -> Self {
         match self {
-            Self::Registry { host, why, .. } => Self::Registry { reference: name.to_owned(), host, why },
+            Self::Registry { host, why, before, .. } => {
+                Self::Registry { reference: name.to_owned(), host, why, before }
+            }
             other => other,
         }
     }
@@ -199,7 +273,7 @@ impl ImageError {
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => (Class::NotFound, None),
             Self::Io { .. } => (Class::Runtime, None),
-            Self::Registry { reference, host, why } => match why {
+            Self::Registry { reference, host, why, .. } => match why {
                 RegistryFailure::NotFound(_) => {
                     (Class::NotFound, Some(format!("check the repository and the tag of {reference}")))
                 }
@@ -218,8 +292,13 @@ impl ImageError {
                 RegistryFailure::Tls(_) => (
                     Class::Registry,
                     Some(format!(
-                        "add its CA to the system's or to /etc/bayplan/certs.d/{host}/hosts.toml, or skip the check with -k"
+                        "name its CA in /etc/bayplan/certs.d/{host}/hosts.toml (ca = \"ca.pem\"), add it to the system's, or skip the check with -k"
                     )),
+                ),
+                RegistryFailure::Config(_) => (Class::Invalid, Some("mend it; no restart is needed".into())),
+                RegistryFailure::Stalled(_) | RegistryFailure::Slow { .. } => (
+                    Class::Registry,
+                    Some(format!("check {host} and the way to it; what has come is kept and taken up again")),
                 ),
                 RegistryFailure::Protocol(_) => (
                     Class::Registry,

@@ -11,14 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use reqwest::Response;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::descriptor::Descriptor;
 use super::error::{ImageError, RegistryFailure};
 use super::ingest::Ingest;
-use super::registry::{Session, Tries};
+use super::registry::{Body, Session};
 use super::store::ContentStore;
 use crate::oci::Digest;
 
@@ -157,8 +156,11 @@ impl Fetcher {
             self.landed.send_modify(|n| *n += 1);
             let flow = Arc::new(flow);
             let result = self.transfer(session, descriptor, ingest, &flow, progress).await;
-            // What an earlier, interrupted fetch left may be rubbish; from the beginning, then, once.
-            if start > 0 && resumed && matches!(result, Err(ImageError::Digest { .. } | ImageError::Size { .. })) {
+            // What an earlier, interrupted fetch left may be rubbish; from the beginning, then, once. Or a mirror
+            // sent rubbish: from the beginning at another host, while there is one.
+            if matches!(result, Err(ImageError::Digest { .. } | ImageError::Size { .. }))
+                && ((start > 0 && resumed) || session.distrust(&descriptor.digest))
+            {
                 resumed = false;
                 self.table().insert(lead.digest.clone(), None);
                 continue;
@@ -180,7 +182,7 @@ impl Fetcher {
         let mut sent = ingest.written();
         let mut report = Throttle::new(progress);
         let (chunks, writer) = write_behind(ingest, descriptor.clone(), Arc::clone(flow));
-        let mut tries = Tries::default();
+        let mut tries = session.tries();
         while sent < descriptor.size {
             let before = sent;
             let result = stream(session, descriptor, &mut sent, &chunks, &mut report).await;
@@ -228,10 +230,8 @@ async fn stream(
     chunks: &mpsc::Sender<Bytes>,
     report: &mut Throttle<'_>,
 ) -> Result<(), Broke> {
-    let stall = session.timeouts().stall;
-    let (mut response, start): (Response, u64) =
-        session.blob(&descriptor.digest, *sent).await.map_err(Broke::Registry)?;
-    let length = response.content_length();
+    let (mut body, start): (Body, u64) = session.blob(&descriptor.digest, *sent).await.map_err(Broke::Registry)?;
+    let length = body.content_length();
     if let Some(length) = length
         && start + length != descriptor.size
     {
@@ -240,10 +240,7 @@ async fn stream(
     }
     let mut position = start;
     loop {
-        let chunk = tokio::time::timeout(stall, response.chunk())
-            .await
-            .map_err(|_| Broke::Registry(RegistryFailure::Stalled(stall)))?
-            .map_err(|e| Broke::Registry(RegistryFailure::Broken(super::registry::cause(&e))))?;
+        let chunk = body.chunk().await.map_err(Broke::Registry)?;
         let Some(mut chunk) = chunk else {
             return match position {
                 end if end == descriptor.size => Ok(()),

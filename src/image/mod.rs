@@ -33,7 +33,7 @@ pub(crate) mod tests;
 mod turns;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 pub use archive::Imported;
 pub use descriptor::{Descriptor, Image, Layer};
@@ -41,7 +41,7 @@ pub use error::{ImageError, RegistryFailure};
 pub use gc::GcReport;
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use registry::declared::{DeclaredCapabilities, DeclaredHost, DeclaredRegistry};
-pub use registry::{PullOptions, PullSecret, RegistryConfig, Timeouts};
+pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Timeouts, Wait};
 pub use store::ContentStore;
 
 /// The image side of a node. Clones share everything.
@@ -57,7 +57,6 @@ struct Inner {
     manifests: turns::Turns,
     cache: load::Cache,
     archives: archive::Cache,
-    declared: RwLock<Arc<[DeclaredRegistry]>>,
 }
 
 impl Images {
@@ -73,14 +72,13 @@ impl Images {
             manifests: turns::Turns::default(),
             cache: load::Cache::default(),
             archives: archive::Cache::default(),
-            declared: RwLock::new(Arc::from([])),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Reaches these hosts in this way from now on, whatever files say of them, and all others as files say.
     pub fn set_declared_registries(&self, declared: Vec<DeclaredRegistry>) {
-        *self.inner.declared.write().unwrap_or_else(PoisonError::into_inner) = declared.into();
+        self.inner.registries.declare(declared);
     }
 
     /// The blobs.

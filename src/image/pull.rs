@@ -1,7 +1,7 @@
 //! From a reference to an image in the store: resolve, choose the platform, fetch what is missing.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
@@ -10,7 +10,7 @@ use super::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use super::error::{ImageError, RegistryFailure};
 use super::index;
 use super::progress::{Progress, ProgressEvent, ProgressState};
-use super::registry::{PullOptions, PullSecret, Session, declared};
+use super::registry::{PullOptions, PullSecret, Session};
 use super::store::ContentStore;
 use super::{Images, fetch};
 use crate::oci::{Digest, Reference};
@@ -69,15 +69,12 @@ impl Images {
         Session::new(Arc::clone(&self.inner.registries), reference.clone(), &options)
     }
 
-    /// The options with what is declared for the host.
+    /// The options with the credentials that are declared for the host; they are read now, for they may have been
+    /// renewed.
     fn as_declared(&self, reference: &Reference, options: &PullOptions) -> PullOptions {
-        let declared = Arc::clone(&self.inner.declared.read().unwrap_or_else(PoisonError::into_inner));
-        let Some(registry) = declared::policy(&declared, reference.host()) else { return options.clone() };
         let mut options = options.clone();
-        options.plain_http |= registry.plain_http;
-        options.skip_verify |= registry.upstream.skip_verify;
-        if let Some(file) = &registry.auth_file {
-            match std::fs::read_to_string(file) {
+        if let Some(file) = self.inner.registries.declared_auth_file(reference.host()) {
+            match std::fs::read_to_string(&file) {
                 Ok(text) => options.pull_secrets.push(PullSecret { name: file.display().to_string(), text }),
                 Err(error) => tracing::warn!("credentials {} cannot be read: {error}", file.display()),
             }

@@ -8,6 +8,7 @@
 // In test programs a failed unwrap is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod gate;
 mod image;
 mod leaks;
 mod node;
@@ -15,6 +16,7 @@ mod registry;
 mod wait;
 
 mod bad_files;
+mod declared_images;
 mod diff_apply;
 mod directory;
 mod entrypoint;
@@ -22,5 +24,7 @@ mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
+mod prefetch;
 mod reboot;
 mod restart;
+mod seeing;

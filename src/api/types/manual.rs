@@ -56,6 +56,17 @@ pub enum PullEvent {
         /// To this.
         digest: Digest,
     },
+    /// A registry is waited for.
+    Waiting {
+        /// Whom.
+        host: String,
+        /// The try that comes.
+        attempt: u32,
+        /// Of how many.
+        of: u32,
+        /// What the last one ended with.
+        why: String,
+    },
     /// A blob moves on. Not every byte is told.
     Blob {
         /// Which.

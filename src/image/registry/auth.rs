@@ -10,6 +10,7 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
 use super::credentials::Credentials;
+use crate::oci::Digest;
 
 /// What a 401 asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl TokenAnswer {
 pub fn token_url(
     realm: &str,
     service: Option<&str>,
-    scope: &str,
+    scope: Option<&str>,
     credentials: Option<&Credentials>,
 ) -> Result<Url, String> {
     let mut url = Url::parse(realm).map_err(|e| format!("its token endpoint {realm:?} is no URL: {e}"))?;
@@ -124,7 +125,9 @@ pub fn token_url(
         if let Some(service) = service {
             query.append_pair("service", service);
         }
-        query.append_pair("scope", scope);
+        if let Some(scope) = scope {
+            query.append_pair("scope", scope);
+        }
         if let Some(Credentials::Password { user, .. }) = credentials {
             query.append_pair("account", user);
         }
@@ -132,35 +135,41 @@ pub fn token_url(
     Ok(url)
 }
 
-/// Who asks for what: headers are remembered by this.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The registry's host.
-    pub host: String,
-    /// The repository.
-    pub repository: String,
-    /// Credentials given for this pull; those of auth.json are read anew at each challenge.
-    pub given: Option<(String, String)>,
-    /// A token got over an unverified connection is not used on a verified one.
-    pub skip_verify: bool,
+/// Who asks whom for what: headers are remembered by this. A hash, so that no secret lies about twice.
+pub type Key = Digest;
+
+/// The key of these parts.
+pub fn key(parts: &[&str]) -> Key {
+    // Lengths first: no two lists of parts look alike.
+    let text: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
+    Digest::of(text.as_bytes())
 }
 
-/// `Authorization` headers that worked, until they expire. Bounded.
+/// An `Authorization` header that worked.
+#[derive(Clone)]
+pub struct Grant {
+    /// The header.
+    pub header: HeaderValue,
+    /// Whether it was given to nobody in particular.
+    pub anonymous: bool,
+}
+
+/// Grants, until they expire. Bounded.
 #[derive(Default)]
-pub struct Remembered(Mutex<HashMap<Key, (HeaderValue, Instant)>>);
+pub struct Remembered(Mutex<HashMap<Key, (Grant, Instant)>>);
 
 /// Entries kept at most.
 const MAX_REMEMBERED: usize = 1024;
 
 impl Remembered {
     /// One that is still good.
-    pub fn get(&self, key: &Key) -> Option<HeaderValue> {
+    pub fn get(&self, key: &Key) -> Option<Grant> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.get(key).filter(|(_, until)| *until > Instant::now()).map(|(header, _)| header.clone())
+        map.get(key).filter(|(_, until)| *until > Instant::now()).map(|(grant, _)| grant.clone())
     }
 
     /// Remembers one for `life`.
-    pub fn put(&self, key: Key, header: HeaderValue, life: Duration) {
+    pub fn put(&self, key: Key, grant: Grant, life: Duration) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if map.len() >= MAX_REMEMBERED {
             let now = Instant::now();
@@ -169,7 +178,7 @@ impl Remembered {
                 map.clear();
             }
         }
-        map.insert(key, (header, Instant::now() + life));
+        map.insert(key, (grant, Instant::now() + life));
     }
 
     /// Forgets one that was refused.

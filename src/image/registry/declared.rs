@@ -4,6 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::hosts::{Capabilities, HostSettings, HostsFile};
+
 /// The policy of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeclaredRegistry {
@@ -51,8 +56,49 @@ pub struct DeclaredCapabilities {
     pub push: bool,
 }
 
-/// The policy for a host: its own, else the one for every other.
-pub fn policy<'a>(declared: &'a [DeclaredRegistry], host: &str) -> Option<&'a DeclaredRegistry> {
-    let of = |name: &str| declared.iter().find(|registry| registry.host == name);
-    of(host).or_else(|| of("_default"))
+impl DeclaredRegistry {
+    /// The same as a `hosts.toml` of `host` would say it.
+    pub(super) fn hosts(&self, host: &str) -> Result<HostsFile, String> {
+        let mut upstream = self.upstream.settings(Capabilities::default())?;
+        if self.plain_http && upstream.url.is_none() {
+            upstream.url = Some(url(&format!("http://{host}"), false)?);
+        }
+        let for_mirrors = Capabilities { push: false, ..Capabilities::default() };
+        let mirrors = self.mirrors.iter().map(|mirror| mirror.settings(for_mirrors)).collect::<Result<_, _>>()?;
+        Ok(HostsFile { mirrors, upstream })
+    }
+}
+
+impl DeclaredHost {
+    fn settings(&self, otherwise: Capabilities) -> Result<HostSettings, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let wrong = |_| format!("header {name} cannot be sent");
+            let name = HeaderName::try_from(name.as_str()).map_err(|error| wrong(error.to_string()))?;
+            let value = HeaderValue::try_from(value.as_str()).map_err(|error| wrong(error.to_string()))?;
+            headers.append(name, value);
+        }
+        let capabilities = self.capabilities.map_or(otherwise, |named| Capabilities {
+            pull: named.pull,
+            resolve: named.resolve,
+            push: named.push,
+        });
+        Ok(HostSettings {
+            url: self.url.as_deref().map(|text| url(text, self.override_path)).transpose()?,
+            capabilities,
+            ca: self.ca.clone(),
+            client: self.client.iter().cloned().collect(),
+            skip_verify: self.skip_verify,
+            headers,
+            dial_timeout: self.dial_timeout,
+        })
+    }
+}
+
+/// Root of the API: with `/v2`, unless the path is the writer's own.
+fn url(text: &str, override_path: bool) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is not a registry's URL: {error}"))?;
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&if override_path || path.ends_with("/v2") { path } else { format!("{path}/v2") });
+    Ok(url)
 }

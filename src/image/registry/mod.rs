@@ -1,25 +1,45 @@
-//! A client of the distribution protocol, read side.
+//! A client of the distribution protocol.
 //!
-//! Owns what must be ours to promise: redirects (credentials stay with their host, never from TLS to
-//! plain HTTP), bounded bodies, deadlines, retries and authentication. Requests flow in, responses whose
-//! status is success flow out; nothing here writes to disk.
+//! Owns what must be ours to promise: who is asked in which order, redirects (credentials stay with their host,
+//! never from TLS to plain HTTP), bounded bodies, deadlines, retries and authentication. Requests flow in,
+//! responses whose status is success flow out; nothing here writes blobs to disk.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `session` | one reference's conversation: fall-through from mirror to mirror |
+//! | `authorize`, `auth` | one request to one host: redirects, challenges, tokens |
+//! | `endpoint`, [`hosts`], [`declared`] | who is asked: `hosts.toml`, found and parsed, and what goes before it |
+//! | `trust`, [`proxy`] | TLS and the way there |
+//! | `patience` | tries, pauses, the pace of a body |
+//! | [`credentials`], [`login`] | `auth.json` and helpers, read and written |
 
 mod auth;
+mod authorize;
 pub mod credentials;
 pub mod declared;
+mod endpoint;
+pub mod hosts;
+pub mod login;
+mod patience;
+pub mod proxy;
 mod session;
 mod transport;
+mod trust;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use credentials::PullSecret;
-pub use session::{Head, Manifest, Session, Tries};
+pub use patience::{Body, OnWait, Tries, Wait};
+pub use proxy::Proxies;
+pub use session::{Head, Manifest, Session};
 pub use transport::Registries;
-pub(super) use transport::chain as cause;
 
 use crate::oci::{Digest, Platform};
+
+/// Where hosts are described by default.
+pub const DEFAULT_CERTS_DIR: &str = "/etc/bayplan/certs.d";
 
 /// How registries are spoken to.
 #[derive(Debug, Clone)]
@@ -28,6 +48,10 @@ pub struct RegistryConfig {
     pub plain_http_hosts: Vec<String>,
     /// `auth.json` files in the order they are searched; absent ones are skipped.
     pub auth_files: Vec<PathBuf>,
+    /// `<certs_dir>/<host>/hosts.toml`: mirrors, TLS, headers.
+    pub certs_dir: PathBuf,
+    /// Proxies.
+    pub proxies: Proxies,
     /// Blobs that are downloaded at once.
     pub concurrency: usize,
     /// Deadlines.
@@ -39,6 +63,8 @@ impl Default for RegistryConfig {
         Self {
             plain_http_hosts: Vec::new(),
             auth_files: credentials::default_files(),
+            certs_dir: DEFAULT_CERTS_DIR.into(),
+            proxies: Proxies::from_environment(),
             concurrency: 6,
             timeouts: Timeouts::default(),
         }
@@ -52,13 +78,16 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Until the headers of the answer are here.
     pub headers: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, and the stretch over which its pace is looked at.
     pub stall: Duration,
+    /// After which nothing is tried again that made no progress.
+    pub patience: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), headers: Duration::from_secs(30), stall: Duration::from_secs(30) }
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(10), headers: seconds(15), stall: seconds(15), patience: seconds(45) }
     }
 }
 
@@ -77,6 +106,8 @@ pub struct PullOptions {
     pub pull_secrets: Vec<PullSecret>,
     /// The digest the reference was resolved to before; this is fetched whatever the tag says now.
     pub digest: Option<Digest>,
+    /// Hears that a host is waited for.
+    pub on_wait: Option<OnWait>,
 }
 
 impl Default for PullOptions {
@@ -88,6 +119,7 @@ impl Default for PullOptions {
             credentials: None,
             pull_secrets: Vec::new(),
             digest: None,
+            on_wait: None,
         }
     }
 }
@@ -99,7 +131,8 @@ impl fmt::Debug for PullOptions {
             .field("plain_http", &self.plain_http)
             .field("skip_verify", &self.skip_verify)
             .field("credentials", &self.credentials.as_ref().map(|_| "…"))
+            .field("pull_secrets", &self.pull_secrets)
             .field("digest", &self.digest)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -1,25 +1,23 @@
-//! One reference's conversation with its registry.
+//! One reference's conversation: mirrors are asked in their order, then its own host.
+//!
+//! Whatever a mirror answers that is not what was asked for, the next host is asked: being down, not having it,
+//! refusing us, or handing out something else. A blob that breaks off goes on at the next host where it broke.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Method, Response, StatusCode, Url};
-use tokio::time::timeout;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
 
-use super::auth::{self, Challenge, Key};
-use super::credentials::{self, Credentials};
-use super::transport::{self, Registries, Scheme};
+use super::authorize::{Ask, Asker};
+use super::endpoint::Endpoint;
+use super::patience::{Body, Tries};
+use super::transport::Registries;
 use super::{PullOptions, Timeouts};
-use crate::image::descriptor::ACCEPT_MANIFESTS;
+use crate::image::descriptor::{self, ACCEPT_MANIFESTS, Kind};
 use crate::image::document::MAX_MANIFEST;
 use crate::image::error::{ImageError, RegistryFailure};
 use crate::oci::{Digest, Reference};
-
-/// Redirects followed for one request.
-const MAX_REDIRECTS: usize = 5;
-/// Attempts of one request or one stream without progress.
-const MAX_TRIES: u32 = 5;
 
 /// The conversation. Cheap to clone.
 #[derive(Clone)]
@@ -27,14 +25,25 @@ pub struct Session {
     registries: Arc<Registries>,
     reference: Reference,
     options: Arc<PullOptions>,
+    blobs: Arc<Mutex<HashMap<Digest, Served>>>,
 }
 
-/// A request, without what authentication adds.
-struct Ask<'a> {
-    method: Method,
-    path: &'a str,
-    accept: Option<&'static str>,
-    from: u64,
+/// Who was asked for a blob so far.
+#[derive(Default)]
+struct Served {
+    /// How often.
+    asked: usize,
+    /// Who answered last.
+    by: Option<String>,
+    /// Whose bytes turned out wrong.
+    wrong: HashSet<String>,
+}
+
+/// What a host must be capable of.
+#[derive(Clone, Copy)]
+enum Need {
+    Pull,
+    Resolve,
 }
 
 /// A manifest as a registry gave it.
@@ -58,7 +67,7 @@ pub struct Head {
 impl Session {
     /// A conversation about `reference`.
     pub fn new(registries: Arc<Registries>, reference: Reference, options: &PullOptions) -> Self {
-        Self { registries, reference, options: Arc::new(options.clone()) }
+        Self { registries, reference, options: Arc::new(options.clone()), blobs: Arc::default() }
     }
 
     /// The reference it is about.
@@ -71,58 +80,170 @@ impl Session {
         self.registries.config.timeouts
     }
 
+    /// Attempts at something this conversation is about.
+    pub fn tries(&self) -> Tries {
+        Tries::new(self.reference.host().to_owned(), self.timeouts().patience, self.options.on_wait.clone())
+    }
+
     /// The failure, with this conversation's names.
     pub fn error(&self, why: RegistryFailure) -> ImageError {
-        ImageError::Registry { reference: self.reference.to_string(), host: self.reference.host().to_owned(), why }
+        ImageError::registry(self.reference.to_string(), self.reference.host(), why)
     }
 
     /// A manifest or index by tag or digest.
     pub async fn manifest(&self, name: &str) -> Result<Manifest, ImageError> {
-        let path = format!("manifests/{name}");
-        let ask = Ask { method: Method::GET, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-        let mut tries = Tries::default();
-        let got = loop {
-            match self.document(&ask).await {
-                Ok(got) => break got,
+        let mut tries = self.tries();
+        loop {
+            match self.manifest_once(name).await {
+                Ok(got) => return Ok(got),
                 Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
             }
-        };
-        let (media_type, Some(bytes)) = got else {
-            return Err(ImageError::TooLarge {
-                what: format!("image {}: its manifest", self.reference),
-                limit: MAX_MANIFEST,
-            });
-        };
-        Ok(Manifest { media_type, bytes })
+        }
     }
 
     /// What a manifest's headers say, without its bytes.
     pub async fn head(&self, name: &str) -> Result<Head, ImageError> {
-        let path = format!("manifests/{name}");
-        let ask = Ask { method: Method::HEAD, path: &path, accept: Some(ACCEPT_MANIFESTS), from: 0 };
-        let mut tries = Tries::default();
-        let response = loop {
-            match self.send(&ask).await {
-                Ok(response) => break response,
+        let mut tries = self.tries();
+        loop {
+            match self.head_once(name).await {
+                Ok(head) => return Ok(head),
                 Err(why) => tries.pause(why).await.map_err(|why| self.error(why))?,
             }
-        };
-        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-        Ok(Head {
-            media_type: content_type(&response),
-            digest: header("docker-content-digest").and_then(|v| v.parse().ok()),
-            size: header("content-length").and_then(|v| v.parse().ok()),
-        })
+        }
     }
 
-    /// A blob from byte `from` on. One attempt: what comes of it is known only when the body was read. The
-    /// second value is where the body starts, which is 0 when the registry knows no ranges.
-    pub async fn blob(&self, digest: &Digest, from: u64) -> Result<(Response, u64), RegistryFailure> {
-        let path = format!("blobs/{digest}");
-        let response = self.send(&Ask { method: Method::GET, path: &path, accept: None, from }).await?;
-        if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Ok((response, 0));
+    /// A blob from byte `from` on. One attempt at each host: what comes of it is known only when the body was
+    /// read. The second value is where the body starts, which is 0 when the registry knows no ranges.
+    ///
+    /// Asked again for the same blob, what came before has broken: another host begins.
+    pub async fn blob(&self, digest: &Digest, from: u64) -> Result<(Body, u64), RegistryFailure> {
+        let mut endpoints = self.endpoints(Need::Pull)?;
+        {
+            let mut blobs = self.blobs();
+            let served = blobs.entry(digest.clone()).or_default();
+            let turn = served.asked % endpoints.len().max(1);
+            endpoints.rotate_left(turn);
+            // Nobody but liars is left only where `distrust` was not asked.
+            if endpoints.iter().any(|endpoint| !served.wrong.contains(&endpoint.host)) {
+                endpoints.retain(|endpoint| !served.wrong.contains(&endpoint.host));
+            }
+            served.asked += 1;
         }
+        let mut failed = Failed::default();
+        for endpoint in &endpoints {
+            match self.blob_of(endpoint, digest, from).await {
+                Ok(got) => {
+                    self.blobs().entry(digest.clone()).or_default().by = Some(endpoint.host.clone());
+                    return Ok(got);
+                }
+                Err(why) => self.failed(&mut failed, endpoint, why, endpoints.len()),
+            }
+        }
+        Err(failed.end(self.reference.host()))
+    }
+
+    /// The blob's bytes were wrong: whoever sent the last of them is not asked for it again. Whether there is
+    /// anybody else.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        let Ok(endpoints) = self.endpoints(Need::Pull) else { return false };
+        let mut blobs = self.blobs();
+        let Some(served) = blobs.get_mut(digest) else { return false };
+        if let Some(host) = served.by.take() {
+            tracing::warn!(blob = %digest, %host, "sent other bytes than it was asked for");
+            served.wrong.insert(host);
+        }
+        endpoints.iter().any(|endpoint| !served.wrong.contains(&endpoint.host))
+    }
+
+    fn blobs(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Served>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who can be asked, in order; mirrors that were down a moment ago come last.
+    fn endpoints(&self, need: Need) -> Result<Vec<Arc<Endpoint>>, RegistryFailure> {
+        let all = self.registries.directory.endpoints(self.reference.host()).map_err(RegistryFailure::Config)?;
+        let mut able: Vec<_> = all
+            .iter()
+            .filter(|endpoint| match need {
+                Need::Pull => endpoint.capabilities.pull,
+                Need::Resolve => endpoint.capabilities.resolve,
+            })
+            .cloned()
+            .collect();
+        if able.is_empty() {
+            let what = match need {
+                Need::Pull => "pull",
+                Need::Resolve => "resolve",
+            };
+            return Err(RegistryFailure::Config(format!("its hosts.toml names nobody with the capability {what}")));
+        }
+        able.sort_by_key(|endpoint| self.registries.rests(&endpoint.host));
+        Ok(able)
+    }
+
+    fn failed(&self, failed: &mut Failed, endpoint: &Endpoint, why: RegistryFailure, of: usize) {
+        if of > 1 {
+            tracing::info!(reference = %self.reference, "{} {why}; the next host is asked", endpoint.host);
+            if matches!(why, RegistryFailure::Unreachable(_) | RegistryFailure::Stalled(_)) {
+                self.registries.rest(&endpoint.host);
+            }
+        }
+        failed.0.push((endpoint.upstream, endpoint.host.clone(), why));
+    }
+
+    async fn manifest_once(&self, name: &str) -> Result<Manifest, RegistryFailure> {
+        let digest: Option<Digest> = name.parse().ok();
+        let mut ask = Ask::new(Method::GET, format!("manifests/{name}"));
+        ask.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS));
+        let endpoints = self.endpoints(if digest.is_some() { Need::Pull } else { Need::Resolve })?;
+        let mut failed = Failed::default();
+        for endpoint in &endpoints {
+            let got = match self.document(endpoint, &ask).await {
+                // At the last one who is asked it is for the caller to say what is wrong with it.
+                Ok(got) if !endpoint.upstream && digest.as_ref().is_some_and(|d| *d != Digest::of(&got.bytes)) => {
+                    Err(RegistryFailure::Protocol("it sent another manifest than the digest asked for".into()))
+                }
+                other => other,
+            };
+            match got {
+                Ok(got) => return Ok(got),
+                Err(why) => self.failed(&mut failed, endpoint, why, endpoints.len()),
+            }
+        }
+        Err(failed.end(self.reference.host()))
+    }
+
+    async fn head_once(&self, name: &str) -> Result<Head, RegistryFailure> {
+        let mut ask = Ask::new(Method::HEAD, format!("manifests/{name}"));
+        ask.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS));
+        let need = if name.parse::<Digest>().is_ok() { Need::Pull } else { Need::Resolve };
+        let endpoints = self.endpoints(need)?;
+        let mut failed = Failed::default();
+        for endpoint in &endpoints {
+            match self.send(endpoint, &ask).await {
+                Ok(response) => {
+                    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+                    return Ok(Head {
+                        media_type: content_type(&response),
+                        digest: header("docker-content-digest").and_then(|v| v.parse().ok()),
+                        size: header("content-length").and_then(|v| v.parse().ok()),
+                    });
+                }
+                Err(why) => self.failed(&mut failed, endpoint, why, endpoints.len()),
+            }
+        }
+        Err(failed.end(self.reference.host()))
+    }
+
+    async fn blob_of(&self, endpoint: &Endpoint, digest: &Digest, from: u64) -> Result<(Body, u64), RegistryFailure> {
+        let mut ask = Ask::new(Method::GET, format!("blobs/{digest}"));
+        if from > 0
+            && let Ok(range) = HeaderValue::try_from(format!("bytes={from}-"))
+        {
+            ask.headers.insert(RANGE, range);
+        }
+        let response = self.send(endpoint, &ask).await?;
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         // RFC 9110, 14.4: `bytes 10-99/100`.
         let start = response
             .headers()
@@ -131,226 +252,62 @@ impl Session {
             .and_then(|v| v.strip_prefix("bytes "))
             .and_then(|v| v.split('-').next())
             .and_then(|v| v.trim().parse().ok());
+        let host = (endpoint.host != self.reference.host()).then(|| endpoint.host.clone());
+        let body = Body::new(response, self.timeouts(), host);
         match start {
-            Some(start) if start == from => Ok((response, start)),
+            _ if !partial => Ok((body, 0)),
+            Some(start) if start == from => Ok((body, start)),
             _ => Err(RegistryFailure::Protocol(format!("it was asked for bytes from {from} on and sent others"))),
         }
     }
 
-    /// Media type and bytes; `None` for more bytes than a manifest may have.
-    async fn document(&self, ask: &Ask<'_>) -> Result<(String, Option<Vec<u8>>), RegistryFailure> {
-        let mut response = self.send(ask).await?;
+    /// A manifest's bytes and type, when they can be one.
+    async fn document(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Manifest, RegistryFailure> {
+        let response = self.send(endpoint, ask).await?;
         let media_type = content_type(&response);
-        let bytes = transport::body(&mut response, MAX_MANIFEST, self.timeouts()).await?;
-        Ok((media_type, bytes))
+        let bytes = Body::new(response, self.timeouts(), None)
+            .whole(MAX_MANIFEST)
+            .await?
+            .ok_or(RegistryFailure::TooLarge(MAX_MANIFEST))?;
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            let kind = if media_type.is_empty() { "something without a type" } else { &media_type };
+            return Err(RegistryFailure::Protocol(format!("it answers {kind} where a manifest is asked for")));
+        }
+        agrees(&media_type, &bytes)?;
+        Ok(Manifest { media_type, bytes })
     }
 
     /// One request by the scheme the host speaks; a response that is not success is an error.
-    async fn send(&self, ask: &Ask<'_>) -> Result<Response, RegistryFailure> {
-        let host = self.reference.host();
-        let schemes = self.registries.schemes(host, self.options.plain_http);
-        let [first, fallback] = schemes.as_slice() else {
-            let only = schemes.first().copied().unwrap_or(Scheme::Https);
-            let result = self.authorized(only, ask).await;
-            if matches!(result, Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_))) {
-                // It may come back speaking the other one.
-                self.registries.learn(host, None);
-            }
-            return result;
+    async fn send(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Response, RegistryFailure> {
+        let asker = Asker {
+            registries: &self.registries,
+            endpoint,
+            options: &self.options,
+            name: self.reference.host(),
+            repository: Some(self.reference.path()),
+            actions: "pull",
         };
-        // A server that speaks only TLS answers plain HTTP with 400 (Go, nginx), rubbish, or by hanging up.
-        let plain = self.authorized(*first, ask).await;
-        match &plain {
-            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_))
-            | Err(RegistryFailure::Status { status: 400, .. }) => {}
-            _ => {
-                self.registries.learn(host, Some(*first));
-                return plain;
-            }
-        }
-        match self.authorized(*fallback, ask).await {
-            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_)) => plain,
-            answered => {
-                self.registries.learn(host, Some(*fallback));
-                answered
-            }
-        }
+        self.registries.by_scheme(&asker, ask).await
     }
+}
 
-    /// One request, authenticated as far as the registry asks for it.
-    async fn authorized(&self, scheme: Scheme, ask: &Ask<'_>) -> Result<Response, RegistryFailure> {
-        let host = match self.reference.host() {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
-        };
-        let url = format!("{}://{host}/v2/{}/{}", scheme.as_str(), self.reference.path(), ask.path);
-        let url = Url::parse(&url).map_err(|e| RegistryFailure::Protocol(format!("{url} is no URL: {e}")))?;
-        let key = Key {
-            host: self.reference.host().to_owned(),
-            repository: self.reference.path().to_owned(),
-            given: self.options.credentials.clone(),
-            skip_verify: self.options.skip_verify || scheme == Scheme::Http,
-        };
-        let remembered = self.registries.remembered.get(&key);
-        let mut response = self.follow(url.clone(), ask, remembered.as_ref()).await?;
-        let mut anonymous = false;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            self.registries.remembered.forget(&key);
-            if let Some(challenge) = auth::challenge(response.headers().get_all(WWW_AUTHENTICATE).iter()) {
-                drop(response);
-                let credentials = self.credentials().await?;
-                anonymous = credentials.is_none();
-                let header = self.answer(&challenge, credentials.as_ref(), &key).await?;
-                // Refused once more with what we just got, there is nothing else to show: no loop.
-                response = self.follow(url, ask, header.as_ref()).await?;
-            }
-        }
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        if response.status() == StatusCode::UNAUTHORIZED {
-            self.registries.remembered.forget(&key);
-        }
-        Err(transport::refusal(response, anonymous, self.timeouts()).await)
-    }
+/// What each host did, until one does what it should.
+#[derive(Default)]
+struct Failed(Vec<(bool, String, RegistryFailure)>);
 
-    /// Sends and follows redirects. Authorization stays with the origin it was meant for.
-    async fn follow(
-        &self,
-        origin: Url,
-        ask: &Ask<'_>,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Response, RegistryFailure> {
-        let mut url = origin.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let scheme = if url.scheme() == "http" { Scheme::Http } else { Scheme::Https };
-            let mut request =
-                self.registries.client(scheme, self.options.skip_verify)?.request(ask.method.clone(), url.clone());
-            if let Some(accept) = ask.accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if ask.from > 0 {
-                request = request.header(RANGE, format!("bytes={}-", ask.from));
-            }
-            if let Some(header) = authorization
-                && url.origin() == origin.origin()
-            {
-                request = request.header(AUTHORIZATION, header.clone());
-            }
-            let response = self.execute(request).await?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(response);
-            }
-            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
-            let location = location.ok_or_else(|| RegistryFailure::Redirect("without saying where".into()))?;
-            let next =
-                url.join(location).map_err(|_| RegistryFailure::Redirect("to something that is no URL".into()))?;
-            match (url.scheme(), next.scheme()) {
-                ("https", "http") => {
-                    return Err(RegistryFailure::Redirect(format!("from TLS to plain HTTP at {}", shown_host(&next))));
-                }
-                (_, "http" | "https") => url = next,
-                (_, other) => return Err(RegistryFailure::Redirect(format!("to a {other} URL"))),
-            }
+impl Failed {
+    /// The upstream's failure if it was asked, else the last one's, after those of the others.
+    fn end(mut self, name: &str) -> RegistryFailure {
+        let at = self.0.iter().position(|(upstream, ..)| *upstream).unwrap_or(self.0.len().saturating_sub(1));
+        if self.0.is_empty() {
+            return RegistryFailure::Config("nobody is named to be asked".into());
         }
-        Err(RegistryFailure::Redirect(format!("more than {MAX_REDIRECTS} times")))
-    }
-
-    async fn execute(&self, request: reqwest::RequestBuilder) -> Result<Response, RegistryFailure> {
-        let headers = self.timeouts().headers;
-        timeout(headers, request.send())
-            .await
-            .map_err(|_| RegistryFailure::Stalled(headers))?
-            .map_err(|e| transport::classify(&e))
-    }
-
-    async fn credentials(&self) -> Result<Option<Credentials>, RegistryFailure> {
-        if let Some((user, password)) = &self.options.credentials {
-            return Ok(Some(Credentials::Password { user: user.clone(), password: password.clone() }));
+        let (_, host, why) = self.0.remove(at);
+        let before: Vec<_> = self.0.into_iter().map(|(_, host, why)| (host, why)).collect();
+        if before.is_empty() && host == name {
+            return why;
         }
-        if let Some(found) =
-            credentials::find_in(&self.options.pull_secrets, &self.reference).map_err(RegistryFailure::Auth)?
-        {
-            return Ok(Some(found));
-        }
-        credentials::find(&self.registries.config.auth_files, &self.reference).await.map_err(RegistryFailure::Auth)
-    }
-
-    /// The header that answers a challenge, remembered for the next request.
-    async fn answer(
-        &self,
-        challenge: &Challenge,
-        credentials: Option<&Credentials>,
-        key: &Key,
-    ) -> Result<Option<HeaderValue>, RegistryFailure> {
-        let (header, life) = match (challenge, credentials) {
-            (_, Some(Credentials::RegistryToken(token))) => (auth::bearer(token), Duration::from_secs(300)),
-            (Challenge::Basic, Some(Credentials::Password { user, password })) => {
-                (auth::basic(user, password), Duration::from_secs(300))
-            }
-            (Challenge::Basic, _) => return Ok(None),
-            (Challenge::Bearer { realm, service, scope }, credentials) => {
-                let own = format!("repository:{}:pull", self.reference.path());
-                let scope = scope.as_deref().filter(|s| !s.is_empty()).unwrap_or(&own);
-                let (header, life) = self.token(realm, service.as_deref(), scope, credentials).await?;
-                (Some(header), life)
-            }
-        };
-        let header =
-            header.ok_or_else(|| RegistryFailure::Auth("the credentials hold characters no header can".into()))?;
-        self.registries.remembered.put(key.clone(), header.clone(), life);
-        Ok(Some(header))
-    }
-
-    /// A token from the endpoint that the registry named (distribution "Token Authentication").
-    async fn token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
-        credentials: Option<&Credentials>,
-    ) -> Result<(HeaderValue, Duration), RegistryFailure> {
-        let mut url = auth::token_url(realm, service, scope, credentials).map_err(RegistryFailure::Auth)?;
-        let endpoint = shown_host(&url);
-        let (scheme, secure) = if url.scheme() == "https" { (Scheme::Https, true) } else { (Scheme::Http, false) };
-        let asked_for = self.registries.plain_is_asked_for(&endpoint)
-            || (self.options.plain_http && endpoint == self.reference.host());
-        if credentials.is_some() && !secure && !asked_for {
-            return Err(RegistryFailure::Auth(format!("its token endpoint {endpoint} would get them without TLS")));
-        }
-        let client = self.registries.client(scheme, self.options.skip_verify)?;
-        let request = match credentials {
-            Some(Credentials::IdentityToken(token)) => {
-                let mut form = url.clone();
-                form.query_pairs_mut()
-                    .append_pair("grant_type", "refresh_token")
-                    .append_pair("client_id", "bayplan")
-                    .append_pair("refresh_token", token);
-                let body = form.query().unwrap_or_default().to_owned();
-                url.set_query(None);
-                client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
-            }
-            Some(Credentials::Password { user, password }) => client.get(url).basic_auth(user, Some(password)),
-            _ => client.get(url),
-        };
-        let failed = |why: RegistryFailure| match why {
-            // A token endpoint that is busy is worth another try like the registry itself.
-            busy @ RegistryFailure::Status { .. } if busy.transient().is_some() => busy,
-            other => RegistryFailure::Auth(format!("its token endpoint {endpoint} {other}")),
-        };
-        let mut response = self.execute(request).await.map_err(failed)?;
-        if !response.status().is_success() {
-            let why = transport::refusal(response, credentials.is_none(), self.timeouts()).await;
-            return Err(match why {
-                denied @ RegistryFailure::Denied { .. } => denied,
-                other => failed(other),
-            });
-        }
-        let body = transport::body(&mut response, 1 << 20, self.timeouts()).await.map_err(failed)?;
-        let answer: Option<auth::TokenAnswer> = body.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        answer
-            .and_then(|answer| answer.header())
-            .ok_or_else(|| RegistryFailure::Auth(format!("its token endpoint {endpoint} answered without a token")))
+        RegistryFailure::At { host, why: Box::new(why), before }
     }
 }
 
@@ -358,47 +315,20 @@ fn content_type(response: &Response) -> String {
     response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-fn shown_host(url: &Url) -> String {
-    match (url.host_str(), url.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (Some(host), None) => host.to_owned(),
-        (None, _) => "nowhere".to_owned(),
+/// Whether a Content-Type that says index or manifest is not contradicted by the document itself
+/// (distribution-spec, "Pulling manifests"). Types that say neither are tolerated: plain file servers send them.
+fn agrees(content_type: &str, bytes: &[u8]) -> Result<(), RegistryFailure> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
     }
-}
-
-/// Attempts at one thing, and the pauses between them.
-#[derive(Default)]
-pub struct Tries(u32);
-
-impl Tries {
-    /// Progress was made: what broke before does not count any more.
-    pub fn forgive(&mut self) {
-        self.0 = 0;
-    }
-
-    /// Waits before the next attempt; gives the failure back when it will not pass by itself or there were
-    /// attempts enough.
-    pub async fn pause(&mut self, why: RegistryFailure) -> Result<(), RegistryFailure> {
-        self.0 += 1;
-        match why.transient() {
-            Some(asked) if self.0 < MAX_TRIES => {
-                tokio::time::sleep(back_off(self.0, asked)).await;
-                Ok(())
-            }
-            _ => Err(why),
+    let told = content_type.split(';').next().unwrap_or_default().trim();
+    let own = serde_json::from_slice::<Typed>(bytes).ok().and_then(|typed| typed.media_type).unwrap_or_default();
+    match (descriptor::kind(told), descriptor::kind(&own)) {
+        (Kind::Index, Kind::Manifest) | (Kind::Manifest, Kind::Index) => {
+            Err(RegistryFailure::Protocol(format!("it sends as {told} what calls itself {own}")))
         }
+        _ => Ok(()),
     }
-}
-
-/// The pause before try `tries + 1`: 0.2 s doubling to 5 s with up to half as much again at random, or
-/// what `Retry-After` asked for, at most half a minute.
-fn back_off(tries: u32, asked: Option<Duration>) -> Duration {
-    use std::hash::{BuildHasher, Hasher};
-    if let Some(asked) = asked {
-        return asked.min(Duration::from_secs(30));
-    }
-    let base = Duration::from_millis(200 << tries.saturating_sub(1).min(5)).min(Duration::from_secs(5));
-    // The seed of a hash map is as random as jitter needs.
-    let noise = std::collections::hash_map::RandomState::new().build_hasher().finish() % 512;
-    base + base * (noise as u32) / 1024
 }

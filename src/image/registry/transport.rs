@@ -1,43 +1,36 @@
-//! HTTP clients by how much of TLS they trust, and what is remembered of each host.
+//! What all conversations share: what is said of hosts, what was learnt of them, and what answers mean.
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use reqwest::{Client, Response, StatusCode};
-use tokio::time::timeout;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode, Url};
 
 use super::auth::Remembered;
+use super::authorize::{Ask, Asker};
+use super::declared::DeclaredRegistry;
+use super::endpoint::Directory;
+use super::patience::Body;
+use super::trust::Scheme;
 use super::{RegistryConfig, Timeouts};
 use crate::image::error::RegistryFailure;
+use crate::image::turns::Turns;
 
-/// `http` or `https`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// Without TLS.
-    Http,
-    /// With TLS.
-    Https,
-}
+/// How long a mirror that could not be reached is asked last.
+const REST: Duration = Duration::from_secs(30);
 
-impl Scheme {
-    /// As in a URL.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
-/// All registries: clients and what was learnt of hosts, shared by every session.
+/// All registries, shared by every session.
 pub struct Registries {
     pub(super) config: RegistryConfig,
+    pub(super) directory: Directory,
     pub(super) remembered: Remembered,
+    /// One at a time asks for the same token.
+    pub(super) asking: Turns,
     schemes: Mutex<HashMap<String, Scheme>>,
-    plain: OnceLock<Client>,
-    verified: OnceLock<Client>,
-    unverified: OnceLock<Client>,
+    resting: Mutex<HashMap<String, Instant>>,
 }
 
 /// Whether a host is this machine by its spelling alone: `localhost`, `127.0.0.0/8`, `[::1]`.
@@ -52,14 +45,25 @@ pub fn is_loopback(host: &str) -> bool {
 impl Registries {
     /// No connection is made and no certificate read before the first request.
     pub fn new(config: RegistryConfig) -> Self {
+        let directory = Directory::new(config.certs_dir.clone(), config.timeouts.connect, config.proxies.clone());
         Self {
             config,
+            directory,
             remembered: Remembered::default(),
+            asking: Turns::default(),
             schemes: Mutex::default(),
-            plain: OnceLock::new(),
-            verified: OnceLock::new(),
-            unverified: OnceLock::new(),
+            resting: Mutex::default(),
         }
+    }
+
+    /// Reaches these hosts in this way from now on, whatever files say of them.
+    pub fn declare(&self, declared: Vec<DeclaredRegistry>) {
+        self.directory.declare(declared);
+    }
+
+    /// The credential file that is declared for a host.
+    pub fn declared_auth_file(&self, host: &str) -> Option<PathBuf> {
+        self.directory.auth_file(host)
     }
 
     /// What the configuration said.
@@ -67,8 +71,44 @@ impl Registries {
         &self.config
     }
 
+    /// Asks by the scheme the host speaks, and finds out which where nobody said.
+    pub(super) async fn by_scheme(&self, asker: &Asker<'_>, ask: &Ask) -> Result<Response, RegistryFailure> {
+        let host = &asker.endpoint.host;
+        let schemes = match &asker.endpoint.root {
+            Some(root) if root.scheme() == "http" => vec![Scheme::Http],
+            Some(_) => vec![Scheme::Https],
+            None => self.schemes(host, asker.options.plain_http),
+        };
+        let [first, fallback] = schemes.as_slice() else {
+            let only = schemes.first().copied().unwrap_or(Scheme::Https);
+            let result = asker.send(only, ask).await;
+            if matches!(result, Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_))) {
+                // It may come back speaking the other one.
+                self.learn(host, None);
+            }
+            return result;
+        };
+        // A server that speaks only TLS answers plain HTTP with 400 (Go, nginx), rubbish, or by hanging up.
+        let plain = asker.send(*first, ask).await;
+        match &plain {
+            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_))
+            | Err(RegistryFailure::Status { status: 400, .. }) => {}
+            _ => {
+                self.learn(host, Some(*first));
+                return plain;
+            }
+        }
+        match asker.send(*fallback, ask).await {
+            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_)) => plain,
+            answered => {
+                self.learn(host, Some(*fallback));
+                answered
+            }
+        }
+    }
+
     /// The schemes to try for a host, in order.
-    pub(super) fn schemes(&self, host: &str, plain_http: bool) -> Vec<Scheme> {
+    fn schemes(&self, host: &str, plain_http: bool) -> Vec<Scheme> {
         if plain_http || self.config.plain_http_hosts.iter().any(|h| h == host) {
             return vec![Scheme::Http];
         }
@@ -82,7 +122,7 @@ impl Registries {
     }
 
     /// Remembers which scheme a loopback host answered by.
-    pub(super) fn learn(&self, host: &str, scheme: Option<Scheme>) {
+    fn learn(&self, host: &str, scheme: Option<Scheme>) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         match scheme {
             Some(scheme) => schemes.insert(host.to_owned(), scheme),
@@ -92,35 +132,35 @@ impl Registries {
 
     /// Whether credentials may go to this host without TLS.
     pub(super) fn plain_is_asked_for(&self, host: &str) -> bool {
-        is_loopback(host) || self.config.plain_http_hosts.iter().any(|h| h == host)
+        is_loopback(host) || self.plain_is_listed(host)
     }
 
-    pub(super) fn client(&self, scheme: Scheme, skip_verify: bool) -> Result<Client, RegistryFailure> {
-        let slot = match (scheme, skip_verify) {
-            (Scheme::Http, _) => &self.plain,
-            (Scheme::Https, false) => &self.verified,
-            (Scheme::Https, true) => &self.unverified,
-        };
-        if let Some(client) = slot.get() {
-            return Ok(client.clone());
-        }
-        // An error means that one was installed before, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("bayplan/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(self.config.timeouts.connect)
-            .pool_idle_timeout(std::time::Duration::from_secs(15))
-            .tcp_nodelay(true)
-            .no_proxy();
-        builder = match (scheme, skip_verify) {
-            // Reading the system's certificates takes milliseconds and megabytes that this one never needs.
-            (Scheme::Http, _) => builder.tls_certs_only([]),
-            (Scheme::Https, true) => builder.tls_danger_accept_invalid_certs(true),
-            (Scheme::Https, false) => builder,
-        };
-        let client = builder.build().map_err(|e| RegistryFailure::Tls(chain(&e)))?;
-        Ok(slot.get_or_init(|| client).clone())
+    /// Whether the configuration says that this host speaks plain HTTP.
+    pub(super) fn plain_is_listed(&self, host: &str) -> bool {
+        self.config.plain_http_hosts.iter().any(|h| h == host)
+    }
+
+    /// A host that could not be reached is asked after others for a while.
+    pub(super) fn rest(&self, host: &str) {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        resting.retain(|_, until| *until > now);
+        resting.insert(host.to_owned(), now + REST);
+    }
+
+    /// Whether it rests.
+    pub(super) fn rests(&self, host: &str) -> bool {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.get(host).is_some_and(|until| *until > Instant::now())
+    }
+}
+
+/// `host[:port]` of a URL.
+pub(super) fn shown_host(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => "nowhere".to_owned(),
     }
 }
 
@@ -145,7 +185,15 @@ pub(super) fn classify(error: &reqwest::Error) -> RegistryFailure {
         source = inner.source();
     }
     let cause = chain(error);
-    if all.contains("certificate") {
+    let named = |sign: &str| all.contains(sign);
+    // The words are rustls' and its verifier's.
+    if named("UnknownIssuer") || named("CaUsedAsEndEntity") {
+        RegistryFailure::Tls("its certificate is of an authority that this node does not know".into())
+    } else if named("CertificateRequired") || named("CertificateUnknown") {
+        RegistryFailure::Tls("it asks for a client certificate (client = … in hosts.toml)".into())
+    } else if named("NotValidForName") || named("not valid for name") {
+        RegistryFailure::Tls("its certificate is for another name".into())
+    } else if named("certificate") || named("corrupt message of type InvalidContentType") {
         RegistryFailure::Tls(cause)
     } else if error.is_connect() {
         RegistryFailure::Unreachable(cause)
@@ -154,37 +202,9 @@ pub(super) fn classify(error: &reqwest::Error) -> RegistryFailure {
     }
 }
 
-/// The whole body, when it is no longer than `limit` bytes; `None` when it is.
-pub(super) async fn body(
-    response: &mut Response,
-    limit: u64,
-    timeouts: Timeouts,
-) -> Result<Option<Vec<u8>>, RegistryFailure> {
-    let mut bytes = Vec::new();
-    if response.content_length().is_some_and(|n| n > limit) {
-        return Ok(None);
-    }
-    // A document of this size that takes longer than ten stalls is not going to end.
-    let deadline = tokio::time::Instant::now() + timeouts.stall * 10;
-    loop {
-        let chunk = timeout(timeouts.stall, response.chunk())
-            .await
-            .map_err(|_| RegistryFailure::Stalled(timeouts.stall))?
-            .map_err(|e| classify(&e))?;
-        let Some(chunk) = chunk else { return Ok(Some(bytes)) };
-        if bytes.len() as u64 + chunk.len() as u64 > limit {
-            return Ok(None);
-        }
-        if tokio::time::Instant::now() > deadline {
-            return Err(RegistryFailure::Stalled(timeouts.stall * 10));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-}
-
 /// The failure behind a status that is not success, with the registry's own words: distribution-spec
 /// "Error Codes", else the first line of text, else the status' name.
-pub(super) async fn refusal(mut response: Response, anonymous: bool, timeouts: Timeouts) -> RegistryFailure {
+pub(super) async fn refusal(response: Response, anonymous: bool, timeouts: Timeouts) -> RegistryFailure {
     #[derive(serde::Deserialize)]
     struct Answer {
         errors: Vec<Entry>,
@@ -197,14 +217,9 @@ pub(super) async fn refusal(mut response: Response, anonymous: bool, timeouts: T
         message: String,
     }
     let status = response.status();
-    let retry_after = response
-        .headers()
-        .get(reqwest::header::RETRY_AFTER)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.trim().parse().ok())
-        .map(std::time::Duration::from_secs);
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(rest_asked);
     let name = status.canonical_reason().unwrap_or("an unknown status").to_lowercase();
-    let text = body(&mut response, 64 << 10, timeouts).await.ok().flatten().unwrap_or_default();
+    let text = Body::new(response, timeouts, None).whole(64 << 10).await.ok().flatten().unwrap_or_default();
     let message = match serde_json::from_slice::<Answer>(&text) {
         Ok(answer) if !answer.errors.is_empty() => answer
             .errors
@@ -228,6 +243,15 @@ pub(super) async fn refusal(mut response: Response, anonymous: bool, timeouts: T
         }
         _ => RegistryFailure::Status { status: status.as_u16(), message, retry_after },
     }
+}
+
+/// `Retry-After`: seconds or a date (RFC 9110, 10.2.3).
+fn rest_asked(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or_default())
 }
 
 /// What others wrote goes to terminals: no control characters, bounded.
