@@ -1,8 +1,13 @@
-//! A road to a registry that can be held: bytes pass up to a count, and wait there.
+//! A road to a registry that can be held: bytes pass up to a count, and from there they trickle.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// What passes of a held connection, and how often.
+const DROPS: usize = 2 << 10;
+const TRICKLE: Duration = Duration::from_millis(50);
 
 /// What passes, for every connection together.
 #[derive(Default)]
@@ -48,7 +53,7 @@ impl Gate {
         format!("127.0.0.1:{}/{name}", self.port)
     }
 
-    /// So many bytes pass from now on, and no more.
+    /// So many bytes pass from now on at once, and the others so slowly that a test can look.
     pub fn hold_after(&self, bytes: usize) {
         *self.passage.left.lock().unwrap() = Some(bytes);
     }
@@ -81,11 +86,15 @@ impl Passage {
             let mut sent = 0;
             while sent < count {
                 let mut left = self.left.lock().unwrap();
-                while *left == Some(0) {
-                    left = self.changed.wait(left).unwrap();
+                if *left == Some(0) {
+                    left = self.changed.wait_timeout(left, TRICKLE).unwrap().0;
                 }
-                let part = left.map_or(count - sent, |left| left.min(count - sent));
-                *left = left.map(|left| left - part);
+                let part = match *left {
+                    None => count - sent,
+                    Some(0) => DROPS.min(count - sent),
+                    Some(left) => left.min(count - sent),
+                };
+                *left = left.map(|left| left.saturating_sub(part));
                 drop(left);
                 if to.write_all(&buffer[sent..sent + part]).is_err() {
                     return;
