@@ -145,8 +145,10 @@ impl Node {
             status.shim_pid = Some(task.shim_pid);
             status.ready = task.phase == TaskPhase::Running;
         }
+        // What is on its way is what it is to become.
+        let wanted = declared.map_or(&record.resource, |declared| &declared.resource);
         status.progress =
-            record.resource.container().and_then(|spec| self.portion(&self.pulled_for(&record.namespace, &spec.image)));
+            wanted.container().and_then(|spec| self.portion(&self.pulled_for(&record.namespace, &spec.image)));
         let reason = state.and_then(|state| state.reason.clone());
         status.conditions = vec![self.condition(&key, declared, record.resource.clone(), reason)];
         if let Some(reason) = record.stopped_by_hand.then_some("stopped by hand; `bayplan start` starts it") {
