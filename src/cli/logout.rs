@@ -27,7 +27,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let config = node::registries(context.config()?);
     let Some(host) = args.host else {
         let count = credentials::forget_all(&path).await.map_err(login::unwritable)?;
-        context.ui.line(format!("{}: credentials of {count} registries removed", path.display()));
+        context.ui.line(format!("{}: emptied, it had {count}", path.display()));
         return Ok(0);
     };
     let host = login::host(&host)?;

@@ -29,7 +29,7 @@ pub enum ImageError {
         /// What it did.
         why: RegistryFailure,
         /// Mirrors that were asked before it, each with what it did.
-        before: Vec<String>,
+        before: Box<[String]>,
     },
     /// Blobs of an image are not in the content store.
     #[error("image {image} is not whole on this node: {} missing", .missing.join(", "))]
@@ -76,7 +76,7 @@ pub enum ImageError {
         why: String,
     },
     /// Understood, but not an image that can run here.
-    #[error("image {image} cannot be used: {why}")]
+    #[error("{image} cannot be used: {why}")]
     Unsupported {
         /// Reference or digest.
         image: String,
@@ -183,7 +183,7 @@ pub enum RegistryFailure {
         /// What it did.
         why: Box<RegistryFailure>,
         /// The mirrors before it.
-        before: Vec<(String, RegistryFailure)>,
+        before: Box<[(String, RegistryFailure)]>,
     },
 }
 
@@ -213,7 +213,7 @@ impl RegistryFailure {
     pub(crate) fn of(self, host: String) -> Self {
         match self {
             at @ Self::At { .. } => at,
-            why => Self::At { host, why: Box::new(why), before: Vec::new() },
+            why => Self::At { host, why: Box::new(why), before: Box::default() },
         }
     }
 
@@ -241,13 +241,13 @@ impl ImageError {
     pub(crate) fn registry(reference: String, host: &str, why: RegistryFailure) -> Self {
         match why {
             RegistryFailure::At { host, why, before } => {
-                let before = before.into_iter().map(|(host, why)| format!("{host} {why}")).collect();
+                let before = before.iter().map(|(host, why)| format!("{host} {why}")).collect();
                 Self::Registry { reference, host, why: *why, before }
             }
             RegistryFailure::TooLarge(limit) => {
                 Self::TooLarge { what: format!("image {reference}: its manifest"), limit }
             }
-            why => Self::Registry { reference, host: host.to_owned(), why, before: Vec::new() },
+            why => Self::Registry { reference, host: host.to_owned(), why, before: Box::default() },
         }
     }
 

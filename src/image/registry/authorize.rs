@@ -2,11 +2,10 @@
 //!
 //! What holds here: `Authorization`, a host's own headers and its client certificate go to that origin (scheme,
 //! host, port) and nowhere else; TLS is never left by a redirect; credentials go over plain HTTP only to hosts
-//! that were asked for so; a 401 is answered once.
+//! that were asked for so; a 401 is answered once, and only if it is the host's own.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::timeout;
@@ -25,20 +24,18 @@ const MAX_REDIRECTS: usize = 5;
 
 /// A request, without what authentication adds.
 pub struct Ask {
-    /// GET, HEAD, …
+    /// GET or HEAD.
     pub method: Method,
     /// Beneath the repository, or beneath the API's root where there is none.
     pub path: String,
     /// Sent wherever a redirect leads.
     pub headers: HeaderMap,
-    /// The same at each attempt.
-    pub body: Option<Bytes>,
 }
 
 impl Ask {
-    /// Without headers and body.
+    /// Without headers.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), headers: HeaderMap::new(), body: None }
+        Self { method, path: path.into(), headers: HeaderMap::new() }
     }
 }
 
@@ -66,7 +63,9 @@ impl Asker<'_> {
         let remembered = self.registries.remembered.get(&key);
         let mut response = self.follow(url.clone(), ask, remembered.as_ref()).await?;
         let mut grant = remembered;
+        // Who was not asked by us but by a redirect has no business asking who we are.
         if response.status() == StatusCode::UNAUTHORIZED
+            && response.url().origin() == url.origin()
             && let Some(challenge) = auth::challenge(response.headers().get_all(WWW_AUTHENTICATE).iter())
         {
             drop(response);
@@ -144,9 +143,6 @@ impl Asker<'_> {
                 if let Some(grant) = grant {
                     request = request.header(AUTHORIZATION, grant.header.clone());
                 }
-            }
-            if let Some(body) = &ask.body {
-                request = request.body(body.clone());
             }
             let response = self.execute(request, &url).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {

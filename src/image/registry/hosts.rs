@@ -359,4 +359,25 @@ mod tests {
         .collect();
         insta::assert_snapshot!(errors.join("\n"));
     }
+
+    proptest::proptest! {
+        /// Whatever the file holds, there is an answer: a value, or an error that begins with its name.
+        #[test]
+        fn no_text_is_too_strange(
+            key in "[a-z_]{1,12}|capabilities|ca|client|header|dial_timeout|server|host",
+            value in "\"\\PC{0,12}\"|\\[(\"[^\"\\\\]{0,6}\",? ?){0,3}\\]|[0-9a-zµ.\\[\\]{}= -]{0,12}",
+            rest in "\\PC{0,30}",
+        ) {
+            for text in [format!("{key} = {value}"), format!("[host.\"{rest}\"]\n{key} = {value}\n"), rest] {
+                if let Err(error) = read(&text) {
+                    proptest::prop_assert!(error.starts_with("/c/r.local/hosts.toml:"), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn a_duration_is_read_or_refused(text in "[0-9.]{0,6}(h|m|s|ms|us|µs|ns|x)?\\PC{0,4}") {
+            let _ = duration(&text);
+        }
+    }
 }

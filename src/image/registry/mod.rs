@@ -136,3 +136,16 @@ impl fmt::Debug for PullOptions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl RegistryConfig {
+    /// Nothing of the machine that tests run on.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            auth_files: Vec::new(),
+            certs_dir: "/nonexistent".into(),
+            proxies: Proxies::default(),
+            ..Self::default()
+        }
+    }
+}

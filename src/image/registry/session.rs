@@ -303,7 +303,7 @@ impl Failed {
             return RegistryFailure::Config("nobody is named to be asked".into());
         }
         let (_, host, why) = self.0.remove(at);
-        let before: Vec<_> = self.0.into_iter().map(|(_, host, why)| (host, why)).collect();
+        let before: Box<[_]> = self.0.into_iter().map(|(_, host, why)| (host, why)).collect();
         if before.is_empty() && host == name {
             return why;
         }

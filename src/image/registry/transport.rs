@@ -99,7 +99,7 @@ impl Registries {
             }
         }
         match asker.send(*fallback, ask).await {
-            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_)) => plain,
+            Err(RegistryFailure::Unreachable(_) | RegistryFailure::Broken(_) | RegistryFailure::Protocol(_)) => plain,
             answered => {
                 self.learn(host, Some(*fallback));
                 answered
@@ -189,11 +189,14 @@ pub(super) fn classify(error: &reqwest::Error) -> RegistryFailure {
     // The words are rustls' and its verifier's.
     if named("UnknownIssuer") || named("CaUsedAsEndEntity") {
         RegistryFailure::Tls("its certificate is of an authority that this node does not know".into())
-    } else if named("CertificateRequired") || named("CertificateUnknown") {
+    } else if named("alert: CertificateRequired") || named("alert: BadCertificate") {
+        // TLS 1.3 has a word of its own for it; Go says the other one, too.
         RegistryFailure::Tls("it asks for a client certificate (client = … in hosts.toml)".into())
     } else if named("NotValidForName") || named("not valid for name") {
         RegistryFailure::Tls("its certificate is for another name".into())
-    } else if named("certificate") || named("corrupt message of type InvalidContentType") {
+    } else if named("InvalidContentType") {
+        RegistryFailure::Protocol("it does not speak TLS".into())
+    } else if named("certificate") {
         RegistryFailure::Tls(cause)
     } else if error.is_connect() {
         RegistryFailure::Unreachable(cause)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::certificates::Authority;
 use super::fixture::{Blobs, LayerTar, noise};
 use crate::image::{Image, ImageError, Images, PullOptions, RegistryConfig, RegistryFailure, silent};
 use crate::oci::Reference;
@@ -18,11 +19,11 @@ pub struct Registry {
 
 impl Registry {
     pub fn start(htpasswd: Option<(&str, &str)>) -> Self {
-        Self::start_with(htpasswd, false)
+        Self::start_with(htpasswd, "")
     }
 
-    /// With `tls`, by a certificate that only `ca.pem` in its directory vouches for.
-    pub fn start_with(htpasswd: Option<(&str, &str)>, tls: bool) -> Self {
+    /// With a `tls: {…}` of its configuration.
+    pub fn start_with(htpasswd: Option<(&str, &str)>, tls: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The port may be taken by another between our look and the registry's: then it is tried again.
         for _ in 0..10 {
@@ -33,7 +34,6 @@ impl Registry {
                 assert!(made.status.success());
                 format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display())
             });
-            let tls = if tls { certificate(dir.path()) } else { String::new() };
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
@@ -82,21 +82,6 @@ impl Registry {
     }
 }
 
-/// A self-signed certificate, and the configuration that uses it.
-fn certificate(dir: &Path) -> String {
-    let (cert, key) = (dir.join("ca.pem"), dir.join("key.pem"));
-    let out = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    format!(", tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
-}
-
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -120,7 +105,7 @@ impl Node {
     }
 
     pub fn plain() -> Self {
-        Self::new(RegistryConfig { auth_files: Vec::new(), ..RegistryConfig::default() })
+        Self::new(RegistryConfig::for_tests())
     }
 
     pub fn pull(&self, reference: &str, options: &PullOptions) -> Result<Image, ImageError> {
@@ -243,7 +228,7 @@ fn a_registry_with_basic_authentication_takes_what_auth_json_has() {
         std::fs::write(&auth, format!(r#"{{"auths":{{"{}":{{"auth":"{packed}"}}}}}}"#, registry.host)).unwrap();
     };
     login("wrong");
-    let node = Node::new(RegistryConfig { auth_files: vec![auth.clone()], ..RegistryConfig::default() });
+    let node = Node::new(RegistryConfig { auth_files: vec![auth.clone()], ..RegistryConfig::for_tests() });
     let error = node.pull(&name, &options("linux/amd64")).unwrap_err();
     let fault = crate::error::Fault::from(error);
     assert!(!format!("{fault:?}").contains("wrong") && fault.message.contains("401"), "{fault:?}");
@@ -257,7 +242,8 @@ fn a_registry_with_basic_authentication_takes_what_auth_json_has() {
 
 #[test]
 fn a_loopback_registry_with_tls_only_is_found_and_trusted_only_when_asked() {
-    let registry = Registry::start_with(None, true);
+    let authority = Authority::new();
+    let registry = Registry::start_with(None, &authority.docker_registry("IP:127.0.0.1", false));
     let dir = tempfile::tempdir().unwrap();
     let mut blobs = Blobs::default();
     let image = blobs.image("amd64", &two_layers(b"x"));
@@ -266,10 +252,9 @@ fn a_loopback_registry_with_tls_only_is_found_and_trusted_only_when_asked() {
     let name = format!("{}/lab/tls:1", registry.host);
     let node = Node::plain();
     let error = node.pull(&name, &options("linux/amd64")).unwrap_err();
-    assert!(matches!(&error, ImageError::Registry { why: RegistryFailure::Tls(_), .. }), "{error}");
     let fault = crate::error::Fault::from(error);
-    let help = fault.help.unwrap();
-    assert!(help.contains("hosts.toml") && help.contains("-k"), "{help}");
+    let text = format!("{}\n  help: {}", fault.message, fault.help.unwrap()).replace(&registry.host, "HOST");
+    insta::assert_snapshot!(text);
     let trusting = PullOptions { skip_verify: true, ..options("linux/amd64") };
     assert_eq!(node.pull(&name, &trusting).unwrap().manifest.digest, image.digest);
     // Plain HTTP by force is not answered, and says so.

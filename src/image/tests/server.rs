@@ -2,10 +2,16 @@
 //! a real registry cannot be made to do; everything else is tested against a real one.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use tokio_rustls::TlsAcceptor;
 
 use super::fixture::Blobs;
 
@@ -14,6 +20,7 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -27,12 +34,16 @@ pub struct Reply {
     pub cut: Option<usize>,
     /// Say nothing more after the body (or its cut part), and keep the connection.
     pub stall: bool,
+    /// One byte of the body each time this long has passed.
+    pub drip: Option<std::time::Duration>,
+    /// Accept the request and say nothing at all.
+    pub silent: bool,
 }
 
 impl Reply {
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("Content-Type".into(), content_type.into())];
-        Self { status, headers, body: body.into(), length: None, cut: None, stall: false }
+        Self { status, headers, body: body.into(), length: None, cut: None, stall: false, drip: None, silent: false }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -56,6 +67,33 @@ impl Server {
         tags: &[(&str, &crate::image::Descriptor)],
         quirk: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(blobs, tags, None, quirk).await
+    }
+
+    /// The same over TLS, by a certificate and its key.
+    pub async fn start_tls(
+        blobs: Blobs,
+        tags: &[(&str, &crate::image::Descriptor)],
+        (certificate, key): (PathBuf, PathBuf),
+        quirk: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
+            .unwrap();
+        Self::start_with(blobs, tags, Some(TlsAcceptor::from(Arc::new(config))), quirk).await
+    }
+
+    async fn start_with(
+        blobs: Blobs,
+        tags: &[(&str, &crate::image::Descriptor)],
+        tls: Option<TlsAcceptor>,
+        quirk: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let tags: Arc<BTreeMap<String, String>> =
@@ -67,8 +105,18 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let (log, blobs, tags, quirk) =
                     (Arc::clone(&requests), Arc::clone(&blobs), Arc::clone(&tags), Arc::clone(&quirk));
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    let _ = serve(stream, &log, &blobs, &tags, &*quirk).await;
+                    match tls {
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let _ = serve(stream, &log, &blobs, &tags, &*quirk).await;
+                            }
+                        }
+                        None => {
+                            let _ = serve(stream, &log, &blobs, &tags, &*quirk).await;
+                        }
+                    }
                 });
             }
         });
@@ -86,7 +134,7 @@ impl Server {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     log: &Mutex<Vec<Request>>,
     blobs: &Blobs,
     tags: &BTreeMap<String, String>,
@@ -103,16 +151,23 @@ async fn serve(
     let text = String::from_utf8_lossy(&head).into_owned();
     let mut lines = text.lines();
     let mut first = lines.next().unwrap_or_default().split(' ');
-    let request = Request {
+    let mut request = Request {
         method: first.next().unwrap_or_default().into(),
         path: first.next().unwrap_or_default().into(),
         headers: lines
             .filter_map(|l| l.split_once(':'))
             .map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()))
             .collect(),
+        body: Vec::new(),
     };
+    let length = request.headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    request.body.resize(length, 0);
+    stream.read_exact(&mut request.body).await?;
     log.lock().unwrap().push(request.clone());
     let reply = quirk(&request).unwrap_or_else(|| answer(&request, blobs, tags));
+    if reply.silent {
+        std::future::pending::<()>().await;
+    }
     let mut out = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     out += &format!("Content-Length: {}\r\n", reply.length.unwrap_or(reply.body.len() as u64));
     for (name, value) in &reply.headers {
@@ -121,7 +176,17 @@ async fn serve(
     out += "\r\n";
     stream.write_all(out.as_bytes()).await?;
     if request.method != "HEAD" {
-        stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())]).await?;
+        let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
+        match reply.drip {
+            Some(pause) => {
+                for byte in body {
+                    stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            None => stream.write_all(body).await?,
+        }
     }
     stream.flush().await?;
     if reply.stall {
@@ -132,7 +197,8 @@ async fn serve(
 
 fn answer(request: &Request, blobs: &Blobs, tags: &BTreeMap<String, String>) -> Reply {
     let missing = || Reply::new(404, "application/json", r#"{"errors":[{"code":"X","message":"no such thing"}]}"#);
-    let name = request.path.rsplit('/').next().unwrap_or_default();
+    let path = request.path.split('?').next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
     let name = tags.get(name).map_or(name, String::as_str);
     let Some(bytes) = name.parse().ok().and_then(|digest| blobs.0.get(&digest)) else { return missing() };
     let media_type = serde_json::from_slice::<serde_json::Value>(bytes)

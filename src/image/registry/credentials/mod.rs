@@ -193,4 +193,15 @@ mod tests {
         assert!(error.contains("auth.json"), "{error}");
         assert!(!error.contains("c2VjcmV0"), "{error}");
     }
+
+    proptest::proptest! {
+        /// An answer or an error that quotes nothing of the file, whatever it holds.
+        #[test]
+        fn no_auth_json_is_too_strange(auth in "[A-Za-z0-9+/=]{0,24}|\\PC{0,12}", tail in "[}\\],\"]{0,3}") {
+            let text = serde_json::json!({"auths": {"r.local": {"auth": &auth}}}).to_string() + &tail;
+            if let Err(error) = look_up(&text, "r.local/a:1") {
+                proptest::prop_assert!(auth.len() < 4 || !error.contains(&auth), "{}", error);
+            }
+        }
+    }
 }
