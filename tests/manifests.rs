@@ -7,8 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use bayplan::manifest::{
-    self, Backoff, ContainerSpec, ImageSpec, Kind, Logs, Metadata, Mount, MountKind, NamespaceSpec, ParseOptions,
-    Parsed, PullPolicy, Quantity, Resource, RestartPolicy, Rlimit, SourceFile, Span, Spec, TagSpec, check_set, to_yaml,
+    self, Backoff, Capability, ClientCertificate, ContainerSpec, ImageSpec, Kind, Logs, Metadata, Mirror, Mount,
+    MountKind, NamespaceSpec, ParseOptions, Parsed, PullPolicy, PullSecret, Quantity, RegistryAuth, RegistrySpec,
+    Resource, RestartPolicy, Rlimit, SourceFile, Span, Spec, TagSpec, check_set, to_yaml,
 };
 use bayplan::oci::Reference;
 use proptest::prelude::*;
@@ -81,10 +82,21 @@ fn every_example_is_valid_and_together_they_use_every_field() {
         assert!(findings.is_empty(), "{name}: {findings:?}");
         for located in &parsed.resources {
             seen.insert(located.resource.kind());
-            if name == "container.yaml" {
-                let all = manifest::schema(Some("container")).unwrap();
-                for field in all["$defs"]["ContainerSpec"]["properties"].as_object().unwrap().keys() {
-                    assert!(located.fields.contains_key(&format!("spec.{field}")), "container.yaml lacks {field}");
+            for (file, definition) in [
+                ("container", "ContainerSpec"),
+                ("image", "ImageSpec"),
+                ("registry", "RegistrySpec"),
+                ("tag", "TagSpec"),
+            ] {
+                if name != format!("{file}.yaml") || located.resource.kind().word() != file {
+                    continue;
+                }
+                let all = manifest::schema(Some(file)).unwrap();
+                for field in all["$defs"][definition]["properties"].as_object().unwrap().keys() {
+                    // An archive and what a registry needs do not go together; it has an example of its own.
+                    let elsewhere = file == "image" && field == "archive";
+                    let used = elsewhere || located.fields.contains_key(&format!("spec.{field}"));
+                    assert!(used, "{name} lacks {field}");
                 }
             }
         }
@@ -326,6 +338,44 @@ fn container() -> impl Strategy<Value = ContainerSpec> {
     })
 }
 
+fn registry() -> impl Strategy<Value = RegistrySpec> {
+    let host = prop_oneof![Just("_default"), Just("registry.local:5000"), Just("docker.io"), Just("[::1]:5000")];
+    let auth = prop_oneof![
+        Just(None),
+        Just(Some(RegistryAuth::file("/a b.json"))),
+        Just(Some(RegistryAuth::pull_secret("team")))
+    ];
+    let client = || {
+        proptest::option::of(
+            (inner_path(), proptest::option::of(inner_path())).prop_map(|(cert, key)| ClientCertificate { cert, key }),
+        )
+    };
+    let capabilities =
+        proptest::sample::subsequence(vec![Capability::Pull, Capability::Resolve, Capability::Push], 0..3);
+    let mirror =
+        (capabilities, any::<bool>(), client(), text()).prop_map(|(capabilities, flag, client, value)| Mirror {
+            url: "https://mirror.local:5000/team".into(),
+            capabilities,
+            skip_verify: flag,
+            ca: if flag { vec!["/ca.pem".into()] } else { Vec::new() },
+            client,
+            headers: [("X-Any".to_owned(), value.replace(char::is_control, " "))].into(),
+            override_path: flag,
+            dial_timeout: flag.then(|| Span::from_millis(1500)),
+        });
+    let mirrors = proptest::collection::vec(mirror, 0..3);
+    (host, mirrors, any::<bool>(), client(), auth).prop_map(|(host, mirrors, flag, client, auth)| RegistrySpec {
+        host: host.to_owned(),
+        server: flag.then(|| "http://registry.local".to_owned()),
+        mirrors,
+        plain_http: flag,
+        skip_verify: !flag,
+        ca: if flag { vec!["/a.pem".into(), "/b.pem".into()] } else { Vec::new() },
+        client,
+        auth,
+    })
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
     let container = (metadata(), container())
         .prop_map(|(metadata, spec)| Resource { metadata, spec: Spec::Container(Box::new(spec)) });
@@ -337,7 +387,14 @@ fn resource() -> impl Strategy<Value = Resource> {
         |(metadata, reference, archive)| {
             let archive = archive.or_else(|| reference.is_none().then(|| "/a.tar".to_owned()));
             let name = reference.as_ref().map_or(metadata.name, ToString::to_string);
-            let spec = ImageSpec { reference, archive, pull_policy: None, platform: "linux/arm/v7".parse().ok() };
+            let spec = ImageSpec {
+                reference,
+                archive,
+                pull_policy: None,
+                platform: "linux/arm/v7".parse().ok(),
+                pull_secrets: vec![PullSecret { name: "team".into() }],
+                keep: Some(false),
+            };
             Resource { metadata: Metadata { name, ..metadata }, spec: Spec::Image(spec) }
         },
     );
@@ -345,7 +402,11 @@ fn resource() -> impl Strategy<Value = Resource> {
         metadata: Metadata { name: reference.to_string(), ..metadata },
         spec: Spec::Tag(TagSpec { reference, source }),
     });
-    prop_oneof![4 => container, 1 => namespace, 1 => image, 1 => tag]
+    let registry = (metadata(), registry()).prop_map(|(metadata, spec)| Resource {
+        metadata: Metadata { name: spec.host.clone(), namespace: String::new(), ..metadata },
+        spec: Spec::Registry(Box::new(spec)),
+    });
+    prop_oneof![4 => container, 1 => namespace, 1 => registry, 1 => image, 1 => tag]
 }
 
 proptest! {

@@ -306,6 +306,7 @@ impl Service for Client {
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
         pull(PullRequest) -> PullEvent: "/v1/pull";
         push(PushRequest) -> PushEvent: "/v1/push";
+        progress(ProgressRequest) -> Transfer: "/v1/progress";
     }
 
     // Snapshots that were never measured are walked, however large.

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub exit_code: u32,
     /// `wait_exit` sends this process this signal, and answers once it was passed on.
     pub raises: Option<i32>,
+    /// What is told of blobs by pulls, steps and whoever asks.
+    pub transfers: Vec<Transfer>,
     /// The next `create` fails with it.
     pub create_fault: Option<Fault>,
     /// The next `save` ends with it, in the middle.
@@ -114,6 +116,7 @@ pub(crate) fn image(namespace: &str, reference: &str) -> Item {
         platforms: vec![Platform { os: "linux".into(), architecture: "amd64".into(), variant: None }],
         unpacked: true,
         unpacked_size: Some(31_000_000),
+        progress: None,
         used_by: vec!["web".into()],
         conditions: Vec::new(),
     };
@@ -166,6 +169,8 @@ impl Fake {
                 continue;
             }
             events.push(Ok(ApplyEvent::Started { step: step.clone() }));
+            let transfers = state.transfers.iter().filter(|transfer| transfer.key == step.key).cloned();
+            events.extend(transfers.map(|transfer| Ok(ApplyEvent::Progress { transfer })));
             events.push(Ok(match state.failing.get(&step.key) {
                 Some(fault) => {
                     failed += 1;
@@ -261,11 +266,22 @@ impl Service for Fake {
         ready(Ok(self.steps(false, 0)))
     }
 
+    fn progress(&self, _: ProgressRequest) -> BoxFuture<'_, Result<Stream<Transfer>>> {
+        let transfers = self.state().transfers.clone();
+        ready(Ok(stream::iter(transfers.into_iter().map(Ok)).boxed()))
+    }
+
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stream<PullEvent>>> {
         self.note(format!("pull {}/{}", request.namespace, request.reference));
         let pulled =
             PullEvent::Pulled { reference: request.reference, digest: digest('a'), size: 12_345_678, unchanged: false };
-        ready(Ok(stream::iter([Ok(PullEvent::Resolved { digest: digest('a') }), Ok(pulled)]).boxed()))
+        let blobs = self.state().transfers.clone().into_iter().map(|transfer| {
+            let Transfer { digest, state, done, total, .. } = transfer;
+            PullEvent::Blob { digest, state, done, total }
+        });
+        let resolved = PullEvent::Resolved { digest: digest('a') };
+        let events: Vec<_> = std::iter::once(resolved).chain(blobs).chain([pulled]).map(Ok).collect();
+        ready(Ok(stream::iter(events).boxed()))
     }
 
     fn tag(&self, request: TagRequest) -> BoxFuture<'_, Result<Item>> {

@@ -68,6 +68,7 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/logs", streaming(<dyn Service>::logs))
         .route("/v1/sync", streaming(<dyn Service>::sync))
         .route("/v1/pull", streaming(<dyn Service>::pull))
+        .route("/v1/progress", streaming(<dyn Service>::progress))
         .route("/v1/tag", unary(<dyn Service>::tag))
         .route("/v1/remove-image", unary(<dyn Service>::remove_image))
         .route("/v1/load", archive(<dyn Service>::load))

@@ -66,6 +66,9 @@ pub trait Service: Send + Sync + 'static {
     /// Pulls an image into a namespace; its result is the last event.
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stream<PullEvent>>>;
 
+    /// What is on its way to the node, and every move of it from now on.
+    fn progress(&self, request: ProgressRequest) -> BoxFuture<'_, Result<Stream<Transfer>>>;
+
     /// Gives an image a further name.
     fn tag(&self, request: TagRequest) -> BoxFuture<'_, Result<Item>>;
 

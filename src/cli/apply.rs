@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::context::Context;
-use super::{manifests, names, render};
+use super::{manifests, names, progress, render};
 use crate::api::{ApplyRequest, DEFAULT_SET, Service as _};
 use crate::error::{Class, Result};
 
@@ -31,6 +31,8 @@ pub struct Args {
     /// Give up after this long
     #[arg(long, value_name = "DURATION", value_parser = names::duration, default_value_if("wait", "true", "60s"))]
     pub timeout: Option<u64>,
+    #[command(flatten)]
+    pub progress: progress::Flag,
 }
 
 /// Runs it.
@@ -48,5 +50,5 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         timeout_ms: args.timeout,
     };
     let events = node.apply(request).await?;
-    render::steps::report(events, context).await
+    render::steps::report(events, args.progress, context).await
 }

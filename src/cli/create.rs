@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use super::context::Context;
 use super::flags::{self, Flags};
-use crate::api::{CreateRequest, Service as _};
+use super::progress::{self, Progress};
+use crate::api::CreateRequest;
 use crate::error::Result;
 
 /// Make a container without starting it
@@ -13,6 +14,8 @@ use crate::error::Result;
 pub struct Args {
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    progress: progress::Flag,
     /// Image, name, and what replaces the image's ENTRYPOINT and CMD
     #[arg(value_names = ["IMAGE", "ID", "COMMAND"], required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
@@ -31,7 +34,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         remove_after_exit: false,
         stdio: None,
     };
-    node.create(request).await?;
+    Progress::create(args.progress, &node, request, &mut context.ui).await?;
     context.ui.line(subject.id);
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::context::Context;
-use super::{manifests, names, render};
+use super::{manifests, names, progress, render};
 use crate::api::{DeleteRequest, Service as _};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::ResourceKey;
@@ -41,7 +41,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let node = context.node().await?;
     let request = DeleteRequest { keys, ignore_missing: args.ignore_not_found, dry_run: args.dry_run };
     let events = node.delete(request).await?;
-    render::steps::report(events, context).await
+    render::steps::report(events, progress::Flag::default(), context).await
 }
 
 /// `KIND NAME…` or `KIND/NAME…`.

@@ -15,7 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::context::Context;
-use super::ui::Raw;
+use super::progress::{self, Progress};
+use super::ui::{Raw, Ui};
 use crate::api::{
     Client, CreateRequest, Created, Ended, KillRequest, RemoveContainerRequest, Service as _, StartRequest, Stdio,
     WaitExitRequest,
@@ -48,7 +49,7 @@ pub(super) struct Session {
 /// How a foreground task begins.
 pub(super) enum Begin {
     /// As a new container.
-    Create(Box<CreateRequest>),
+    Create(Box<CreateRequest>, progress::Flag),
     /// As the task of one that is there.
     Start(StartRequest),
 }
@@ -56,7 +57,7 @@ pub(super) enum Begin {
 impl Begin {
     fn subject(&self) -> (String, String) {
         match self {
-            Begin::Create(request) => (request.namespace.clone(), request.id.clone()),
+            Begin::Create(request, _) => (request.namespace.clone(), request.id.clone()),
             Begin::Start(request) => (request.namespace.clone(), request.name.clone()),
         }
     }
@@ -97,21 +98,23 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     let mut signals = Signals::new()?;
     let (namespace, name) = session.begin.subject();
     let mut pipes = Pipes::make(&state_directory(&node, context).await?, session.output, session.input)?;
-    let begin = begin(&node, session.begin, pipes.stdio());
-    tokio::pin!(begin);
     // From before it is made: what its runtime says goes the same way, and one that says more than a FIFO holds would
     // wait for this reader for ever.
     let copied = pipes.copy_output(context)?;
     let mut early = Vec::new();
-    let created = loop {
-        tokio::select! {
-            created = &mut begin => break created?,
-            number = signals.next() => {
-                // There is no process to pass it on to yet. A second one means it.
-                if !early.is_empty() {
-                    return Ok(128 + u8::try_from(number).unwrap_or(0));
+    let created = {
+        let begin = begin(&node, session.begin, pipes.stdio(), &mut context.ui);
+        tokio::pin!(begin);
+        loop {
+            tokio::select! {
+                created = &mut begin => break created?,
+                number = signals.next() => {
+                    // There is no process to pass it on to yet. A second one means it.
+                    if !early.is_empty() {
+                        return Ok(128 + u8::try_from(number).unwrap_or(0));
+                    }
+                    early.push(number);
                 }
-                early.push(number);
             }
         }
     };
@@ -154,11 +157,11 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED))
 }
 
-async fn begin(node: &Client, begin: Begin, stdio: Stdio) -> Result<Created> {
+async fn begin(node: &Client, begin: Begin, stdio: Stdio, ui: &mut Ui) -> Result<Created> {
     match begin {
-        Begin::Create(mut request) => {
+        Begin::Create(mut request, flag) => {
             request.stdio = Some(stdio);
-            node.create(*request).await
+            Progress::create(flag, node, *request, ui).await
         }
         Begin::Start(mut request) => {
             request.stdio = Some(stdio);

@@ -11,7 +11,7 @@ use crate::manifest::Kind;
 /// List resources: their state beside what is wanted
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND…, KIND NAME…, or KIND/NAME…; kinds: containers (c), images (i), tags (t), namespaces (ns), all
+    /// KIND…, KIND NAME…, or KIND/NAME…; kinds: containers (c), images (i), tags (t), namespaces (ns), registries, all
     #[arg(value_name = "KIND[/NAME]", required = true)]
     pub selectors: Vec<String>,
 }
@@ -112,14 +112,16 @@ fn selectors(words: &[String]) -> Result<Vec<Selector>> {
 fn nothing(selectors: &[Selector], namespace: Option<&str>) -> String {
     let mut kinds: Vec<String> = Vec::new();
     for kind in selectors.iter().flat_map(|selector| &selector.kinds) {
-        let word = format!("{kind}s");
+        let word = kind.plural().to_owned();
         if !kinds.contains(&word) {
             kinds.push(word);
         }
     }
     let what = if kinds.len() == Kind::ALL.len() { "resources".to_owned() } else { kinds.join(" or ") };
     match namespace {
-        Some(namespace) if what != "namespaces" => format!("no {what} in namespace {namespace}"),
+        Some(namespace) if !["namespaces", "registries"].contains(&what.as_str()) => {
+            format!("no {what} in namespace {namespace}")
+        }
         _ => format!("no {what}"),
     }
 }

@@ -44,6 +44,7 @@ mod names;
 mod namespace;
 mod node;
 mod password;
+mod progress;
 mod prune;
 mod ps;
 mod pull;

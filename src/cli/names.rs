@@ -6,10 +6,12 @@ use crate::manifest::{Kind, ResourceKey, Span};
 use crate::oci::Reference;
 
 /// Kinds by every word that names them.
-const WORDS: [(&str, Kind); 13] = [
+const WORDS: [(&str, Kind); 15] = [
     ("namespace", Kind::Namespace),
     ("namespaces", Kind::Namespace),
     ("ns", Kind::Namespace),
+    ("registry", Kind::Registry),
+    ("registries", Kind::Registry),
     ("image", Kind::Image),
     ("images", Kind::Image),
     ("i", Kind::Image),
@@ -34,7 +36,7 @@ pub(super) fn kind(word: &str) -> Result<Kind> {
         let fault = Fault::new(Class::Usage, format!("{word:?} is not a kind"));
         match nearest(word, WORDS.iter().map(|(name, _)| *name)) {
             Some(near) => fault.help(format!("did you mean {near}?")),
-            None => fault.help("kinds are containers (c), images (i), tags (t), namespaces (ns)"),
+            None => fault.help("kinds are containers (c), images (i), tags (t), namespaces (ns), registries"),
         }
     })
 }
@@ -62,6 +64,7 @@ pub(super) fn object_or_fault(word: &str) -> Result<(Kind, String)> {
 pub(super) fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
     match kind {
         Kind::Namespace => ResourceKey::new(kind, name, name),
+        Kind::Registry => ResourceKey::new(kind, "", name),
         _ => ResourceKey::new(kind, namespace, name),
     }
 }
@@ -79,7 +82,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// The item of that name, or `NotFound` with what may have been meant.
 pub(super) async fn find(node: &Client, key: &ResourceKey) -> Result<Item> {
-    let query = Query { kinds: vec![key.kind], namespace: Some(key.namespace.clone()), name: Some(key.name.clone()) };
+    let namespace = (key.kind != Kind::Registry).then(|| key.namespace.clone());
+    let query = Query { kinds: vec![key.kind], namespace, name: Some(key.name.clone()) };
     match node.list(query).await?.into_iter().next() {
         Some(item) => Ok(item),
         None => Err(not_found(node, key).await),
@@ -93,7 +97,7 @@ pub(super) async fn not_found(node: &Client, key: &ResourceKey) -> Fault {
     if let Some(elsewhere) = all.iter().find(|item| item.metadata.name == key.name) {
         return fault.help(format!("namespace {0} has one: add -n {0}", elsewhere.metadata.namespace));
     }
-    let here = |item: &&Item| key.kind == Kind::Namespace || item.metadata.namespace == key.namespace;
+    let here = |item: &&Item| key.kind.is_node_wide() || item.metadata.namespace == key.namespace;
     let names: Vec<&str> = all.iter().filter(here).map(|item| item.metadata.name.as_str()).collect();
     let expanded = Reference::parse_docker(&key.name).map(|reference| reference.to_string()).unwrap_or_default();
     match names.iter().find(|name| **name == expanded).copied().or_else(|| nearest(&key.name, names)) {

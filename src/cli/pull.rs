@@ -1,14 +1,11 @@
 //! `bayplan pull`, `bayplan image pull`.
 
-use std::collections::BTreeMap;
-
-use futures_util::StreamExt as _;
-
 use super::context::Context;
-use super::{args::Output, flags, password, render};
-use crate::api::{BlobState, Credentials, PullEvent, PullRequest, Service as _};
+use super::{args::Output, flags, password, progress, render};
+use crate::api::{Credentials, PullEvent, PullRequest, Service as _, Transfer};
 use crate::error::{Class, Fault, Result};
-use crate::oci::{Digest, Platform};
+use crate::manifest::{Kind, ResourceKey};
+use crate::oci::Platform;
 
 /// Pull images into the namespace and unpack them
 #[derive(Debug, clap::Args)]
@@ -31,6 +28,8 @@ pub struct Args {
     /// Another platform than the node's: linux/arm64
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub progress: progress::Flag,
 }
 
 /// Runs it.
@@ -48,31 +47,26 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             credentials: credentials.clone(),
         };
         let mut events = node.pull(request).await?;
-        let mut progress = Progress::new(reference.to_string(), context.ui.draws && !args.quiet);
+        let key = ResourceKey::new(Kind::Image, context.namespace(), reference.to_string());
+        let mut progress = progress::Progress::new(args.progress, args.quiet, &context.ui);
         let mut pulled = false;
-        while let Some(event) = events.next().await {
-            let event = match event {
-                Ok(event) => event,
-                Err(fault) => {
-                    progress.clear(context);
-                    return Err(fault);
-                }
-            };
-            if context.output() == Output::Json && !args.quiet {
+        while let Some(event) = progress.next(&mut events, &mut context.ui).await {
+            let event = event?;
+            let is_data = !matches!(event, PullEvent::Blob { .. });
+            if context.output() == Output::Json && is_data && !args.quiet {
                 context.ui.bytes(render::json::line(&event)?.as_bytes());
             }
             match event {
-                PullEvent::Resolved { .. } => progress.draw(context),
+                PullEvent::Resolved { .. } => {}
                 PullEvent::Waiting { host, attempt, of, why } => {
-                    progress.clear(context);
                     context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
                 }
                 PullEvent::Blob { digest, state, done, total } => {
-                    progress.blobs.insert(digest, (state, done, total));
-                    progress.draw(context);
+                    let key = key.clone();
+                    progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
                 }
                 PullEvent::Pulled { reference, digest, size, unchanged } => {
-                    progress.clear(context);
+                    context.ui.erase();
                     pulled = true;
                     match context.output() {
                         _ if args.quiet => context.ui.line(digest),
@@ -103,57 +97,4 @@ pub(super) fn credentials(text: &str, context: &mut Context) -> Result<Credentia
         false => password::of_input(text)?,
     };
     Ok(Credentials { user: text.to_owned(), password })
-}
-
-/// One line on the terminal that is drawn over itself.
-struct Progress {
-    subject: String,
-    blobs: BTreeMap<Digest, (BlobState, u64, u64)>,
-    draws: bool,
-    shown: String,
-}
-
-impl Progress {
-    fn new(subject: String, draws: bool) -> Self {
-        Self { subject, blobs: BTreeMap::new(), draws, shown: String::new() }
-    }
-
-    fn line(&self) -> String {
-        let sum = |pick: fn(&(BlobState, u64, u64)) -> u64| self.blobs.values().map(pick).sum::<u64>();
-        let here = self.blobs.values().filter(|blob| matches!(blob.0, BlobState::Done | BlobState::Unpacking)).count();
-        let (done, total) = (sum(|blob| blob.1), sum(|blob| blob.2));
-        let sizes = format!("{} of {}", render::size(done), render::size(total));
-        format!("{}: {here}/{} blobs, {sizes}", self.subject, self.blobs.len())
-    }
-
-    fn draw(&mut self, context: &mut Context) {
-        if self.draws {
-            let line = self.line();
-            if line != self.shown {
-                context.ui.message(&format!("\r\x1b[K{line}"));
-                self.shown = line;
-            }
-        }
-    }
-
-    fn clear(&mut self, context: &mut Context) {
-        if !self.shown.is_empty() {
-            context.ui.message("\r\x1b[K");
-            self.shown.clear();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_counts_blobs_and_bytes() {
-        let mut progress = Progress::new("docker.io/a/b:1".into(), true);
-        let digest = |letter: &str| format!("sha256:{}", letter.repeat(64)).parse::<Digest>().unwrap();
-        progress.blobs.insert(digest("a"), (BlobState::Done, 1_000_000, 1_000_000));
-        progress.blobs.insert(digest("b"), (BlobState::Downloading, 500_000, 9_000_000));
-        assert_eq!(progress.line(), "docker.io/a/b:1: 1/2 blobs, 1.5 MB of 10 MB");
-    }
 }

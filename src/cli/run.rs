@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::context::Context;
 use super::flags::{self, Flags};
 use super::foreground::{self, Begin};
-use crate::api::{CreateRequest, Service as _};
+use super::progress::{self, Progress};
+use crate::api::CreateRequest;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::RestartPolicy;
 
@@ -35,6 +36,8 @@ pub struct Args {
     pub pid_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) flags: Flags,
+    #[command(flatten)]
+    pub(super) progress: progress::Flag,
     /// Image, name, and what replaces the image's ENTRYPOINT and CMD
     #[arg(value_names = ["IMAGE", "ID", "COMMAND"], required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) words: Vec<OsString>,
@@ -60,13 +63,13 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     };
     if args.detach {
         let node = context.node().await?;
-        let created = node.create(request).await?;
+        let created = Progress::create(args.progress, &node, request, &mut context.ui).await?;
         foreground::write_pid(args.pid_file.as_deref(), created.pid)?;
         context.ui.line(subject.id);
         return Ok(0);
     }
     let session = foreground::Session {
-        begin: Begin::Create(Box::new(request)),
+        begin: Begin::Create(Box::new(request), args.progress),
         remove: args.rm,
         output: !args.null_io,
         input: args.interactive,

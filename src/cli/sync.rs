@@ -1,7 +1,7 @@
 //! `bayplan sync`.
 
 use super::context::Context;
-use super::render;
+use super::{progress, render};
 use crate::api::{Service as _, SyncRequest};
 use crate::error::Result;
 
@@ -14,11 +14,13 @@ pub struct Args {
     /// Let a removal happen that was held
     #[arg(long)]
     pub confirm_removal: bool,
+    #[command(flatten)]
+    pub progress: progress::Flag,
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let node = context.node().await?;
     let events = node.sync(SyncRequest { source: args.source, confirm_removal: args.confirm_removal }).await?;
-    render::steps::report(events, context).await
+    render::steps::report(events, args.progress, context).await
 }

@@ -1,12 +1,15 @@
 //! Where output goes: data to one stream, messages to the other.
 //!
 //! A reader that has gone is no fault: what is left is dropped, and [`Ui::is_closed`] tells those who
-//! would otherwise go on for ever.
+//! would otherwise go on for ever. What is drawn stays at the foot of the terminal: whatever else is written
+//! takes it away first. The cursor is never hidden, so that no end of this process has to bring it back.
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
+
+use unicode_width::UnicodeWidthStr as _;
 
 use super::render;
 use crate::error::{Class, Fault, Result};
@@ -29,6 +32,8 @@ pub struct Ui {
     pub draws: bool,
     closed: bool,
     failed: Option<io::Error>,
+    /// The widths of the lines at the foot of the terminal.
+    drawn: Vec<usize>,
     #[cfg(test)]
     pub(super) caught: Option<tests::Caught>,
 }
@@ -44,9 +49,10 @@ impl Ui {
             raw: |_| own_streams(),
             colour_out: coloured(anstream::AutoStream::choice(&io::stdout())),
             colour_err: coloured(anstream::AutoStream::choice(&io::stderr())),
-            draws: io::stderr().is_terminal(),
+            draws: io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
             closed: false,
             failed: None,
+            drawn: Vec::new(),
             #[cfg(test)]
             caught: None,
         })
@@ -59,6 +65,7 @@ impl Ui {
 
     /// Data as it is.
     pub fn bytes(&mut self, bytes: &[u8]) {
+        self.erase();
         if !self.closed {
             let written = self.out.write_all(bytes);
             self.check(written);
@@ -72,9 +79,51 @@ impl Ui {
 
     /// Text for the person, as it is.
     pub fn message(&mut self, text: &str) {
+        self.erase();
         // On a terminal both are read as one text.
         self.flush();
         let _ = self.err.write_all(text.as_bytes());
+    }
+
+    /// Columns and rows of the terminal that messages go to, as they are now.
+    pub fn size(&self) -> (usize, usize) {
+        let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
+        // A terminal that was told no size says 0.
+        let or = |given: Option<u16>, other| given.filter(|count| *count > 0).map_or(other, usize::from);
+        (or(size.map(|size| size.ws_col), 80), or(size.map(|size| size.ws_row), 24))
+    }
+
+    /// Has these lines, and no others, at the foot of the terminal. In one write, and each line over the one
+    /// before it, so that nothing flickers.
+    pub fn draw(&mut self, lines: &[String]) {
+        if lines.is_empty() {
+            return self.erase();
+        }
+        self.flush();
+        let mut text = self.back_up();
+        for line in lines {
+            text.push_str(line);
+            text.push_str("\x1b[K\n");
+        }
+        text.push_str("\x1b[J");
+        self.drawn = lines.iter().map(|line| anstream::adapter::strip_str(line).to_string().width()).collect();
+        let _ = self.err.write_all(text.as_bytes());
+    }
+
+    /// Takes away what was drawn.
+    pub fn erase(&mut self) {
+        if !self.drawn.is_empty() {
+            let text = self.back_up() + "\x1b[J";
+            self.drawn.clear();
+            let _ = self.err.write_all(text.as_bytes());
+        }
+    }
+
+    /// To where the drawing begins. A terminal that became narrower has wrapped its lines.
+    fn back_up(&self) -> String {
+        let (columns, _) = self.size();
+        let rows: usize = self.drawn.iter().map(|width| width.div_ceil(columns).max(1)).sum();
+        if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r") }
     }
 
     /// A fault, for the person.
@@ -113,12 +162,14 @@ impl Ui {
 
     /// Writers of their own for copying threads: data, messages.
     pub fn streams(&mut self) -> Result<(Raw, Raw)> {
+        self.erase();
         self.flush();
         (self.raw)(self).map_err(|error| Fault::new(Class::Runtime, format!("standard output is not usable: {error}")))
     }
 
     /// The end: what could not be written is a fault, unless its reader went away.
     pub fn finish(&mut self) -> Result<()> {
+        self.erase();
         self.flush();
         match self.failed.take() {
             Some(error) => Err(Fault::new(Class::No, format!("the output could not be written: {error}"))),
@@ -172,6 +223,7 @@ pub(super) mod tests {
                 draws: false,
                 closed: false,
                 failed: None,
+                drawn: Vec::new(),
                 caught: Some(self.clone()),
             }
         }

@@ -167,6 +167,7 @@ impl Config {
         [&mut self.root, &mut self.state, &mut self.manifests].into_iter().for_each(absolute);
         [&mut self.address, &mut self.log_dir, &mut self.shim.path].into_iter().flatten().for_each(absolute);
         self.registry.auth_files.iter_mut().for_each(absolute);
+        self.registry.pull_secrets.values_mut().for_each(absolute);
         absolute(&mut self.registry.certs_dir);
     }
 }

@@ -116,6 +116,8 @@ pub struct Registry {
     pub certs_dir: PathBuf,
     /// Blobs fetched side by side, all images together.
     pub max_concurrent_downloads: u32,
+    /// Credential files (`auth.json`) by the names that manifests use in `pullSecrets`.
+    pub pull_secrets: BTreeMap<String, PathBuf>,
 }
 
 /// `[controller]`.
@@ -263,6 +265,7 @@ impl Default for Registry {
             auth_files: Vec::new(),
             certs_dir: DEFAULT_CERTS_DIR.into(),
             max_concurrent_downloads: 6,
+            pull_secrets: BTreeMap::new(),
         }
     }
 }

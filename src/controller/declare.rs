@@ -311,6 +311,7 @@ impl Node {
         let records = self.engine.memory().read();
         match key.kind {
             Kind::Namespace => records.namespaces.contains_key(&key.name),
+            Kind::Registry => records.registries.contains_key(&key.name),
             Kind::Container => records.containers.contains_key(&(key.namespace.clone(), key.name.clone())),
             Kind::Image | Kind::Tag => key
                 .name
@@ -322,7 +323,7 @@ impl Node {
     /// An image's or tag's key by its handle, where it is not a reference.
     pub(super) fn resolve_handle(&self, key: &ResourceKey) -> ResourceKey {
         let desired = self.desired();
-        if desired.resources.contains_key(key) || !matches!(key.kind, Kind::Image | Kind::Tag) {
+        if desired.resources.contains_key(key) || !matches!(key.kind, Kind::Image | Kind::Tag | Kind::Registry) {
             return key.clone();
         }
         let by_handle = desired.resources.iter().find(|(own, declared)| {

@@ -10,7 +10,7 @@ use crate::manifest::{Kind, Resource, ResourceKey, RestartPolicy, Spec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Declared, ReferenceRole, Source};
 use crate::shim::protocol::{TaskPhase, TaskState};
-use crate::store::{ContainerRecord, ReferenceRecord};
+use crate::store::{ContainerRecord, ReferenceRecord, RegistryRecord};
 
 use super::Node;
 
@@ -19,10 +19,13 @@ impl Node {
     pub(super) fn list(self: &Arc<Self>, query: &Query) -> Result<Vec<Item>> {
         let desired = self.desired();
         let wants = |kind: Kind| query.kinds.is_empty() || query.kinds.contains(&kind);
-        let inside = |namespace: &str| query.namespace.as_deref().is_none_or(|wanted| wanted == namespace);
+        // What belongs to the node is seen from every namespace.
+        let inside = |namespace: &str| {
+            namespace.is_empty() || query.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+        };
         let mut items: BTreeMap<ResourceKey, Item> = BTreeMap::new();
         let mut namespaces: BTreeSet<String> = BTreeSet::new();
-        for key in desired.resources.keys() {
+        for key in desired.resources.keys().filter(|key| key.kind != Kind::Registry) {
             namespaces.insert(key.namespace.clone());
         }
         // What is on the node.
@@ -56,6 +59,14 @@ impl Node {
             if wants(kind) {
                 let key = ResourceKey::new(kind, &record.namespace, name);
                 let item = self.reference_item(kind, &record, desired.resources.get(&key));
+                items.insert(key, item);
+            }
+        }
+        if wants(Kind::Registry) {
+            let registries: Vec<RegistryRecord> = self.engine.memory().read().registries.values().cloned().collect();
+            for record in registries {
+                let key = ResourceKey::new(Kind::Registry, "", &record.host);
+                let item = self.registry_item(&key, record, desired.resources.get(&key));
                 items.insert(key, item);
             }
         }
@@ -134,6 +145,10 @@ impl Node {
             status.shim_pid = Some(task.shim_pid);
             status.ready = task.phase == TaskPhase::Running;
         }
+        // What is on its way is what it is to become.
+        let wanted = declared.map_or(&record.resource, |declared| &declared.resource);
+        status.progress =
+            wanted.container().and_then(|spec| self.portion(&self.pulled_for(&record.namespace, &spec.image)));
         let reason = state.and_then(|state| state.reason.clone());
         status.conditions = vec![self.condition(&key, declared, record.resource.clone(), reason)];
         if let Some(reason) = record.stopped_by_hand.then_some("stopped by hand; `bayplan start` starts it") {
@@ -208,6 +223,7 @@ impl Node {
                 platforms,
                 unpacked,
                 unpacked_size,
+                progress: self.portion(&key),
                 used_by,
                 conditions,
             }),
@@ -225,20 +241,38 @@ impl Node {
         Item::new(metadata, spec, status)
     }
 
+    fn registry_item(&self, key: &ResourceKey, record: RegistryRecord, declared: Option<&Declared>) -> Item {
+        let spec = spec_value(&record.resource);
+        let conditions = vec![self.condition(key, declared, record.resource.clone(), None)];
+        let metadata = ItemMetadata {
+            namespace: String::new(),
+            name: record.host,
+            uid: record.uid,
+            revision: record.revision,
+            source: declared.map_or(record.source, |declared| declared.source.clone()),
+            created: record.created,
+            labels: record.resource.metadata.labels,
+            annotations: record.resource.metadata.annotations,
+        };
+        Item::new(metadata, spec, Status::Registry(RegistryStatus { conditions }))
+    }
+
     /// Something wanted of which nothing is on the node yet.
     fn pending_item(&self, key: &ResourceKey, declared: &Declared) -> Option<Item> {
         let resource = &declared.resource;
         let conditions = vec![self.condition(key, Some(declared), resource.clone(), None)];
         let status = match &resource.spec {
             Spec::Container(spec) => {
-                let image = ResourceKey::new(Kind::Image, &key.namespace, spec.image.to_string());
+                let image = self.pulled_for(&key.namespace, &spec.image);
                 let phase = match (self.engine.busy(key), self.engine.busy(&image)) {
                     (Some(Busy::Removing), _) => Phase::Removing,
                     (_, Some(Busy::Pulling)) => Phase::Pulling,
+                    _ if self.portion(&image).is_some() => Phase::Pulling,
                     (None, _) if self.failure(key).is_some() => Phase::Failed,
                     _ => Phase::Pending,
                 };
                 let mut status = ContainerStatus::new(phase);
+                status.progress = self.portion(&image);
                 status.conditions = conditions;
                 Status::Container(Box::new(status))
             }
@@ -251,8 +285,9 @@ impl Node {
                 {
                     return None;
                 }
-                Status::Image(ImageStatus { conditions, ..ImageStatus::default() })
+                Status::Image(ImageStatus { progress: self.portion(key), conditions, ..ImageStatus::default() })
             }
+            Spec::Registry(_) => Status::Registry(RegistryStatus { conditions }),
             Spec::Tag(_) => Status::Tag(TagStatus { conditions, ..TagStatus::default() }),
             Spec::Namespace(_) => return None,
         };

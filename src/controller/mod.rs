@@ -29,6 +29,7 @@ mod looping;
 mod moving;
 mod node;
 pub mod pace;
+mod progress;
 mod prune;
 pub mod queue;
 mod reconcile;

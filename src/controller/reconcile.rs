@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api::ApplyEvent;
-use crate::engine::Freshness;
+use crate::engine::{Freshness, Move};
 use crate::error::{Class, Fault, Result};
 use crate::image::Progress;
 use crate::manifest::{Kind, Resource, ResourceKey, Spec};
@@ -199,6 +200,7 @@ impl Node {
         let mut tried: HashSet<ResourceKey> = HashSet::new();
         let mut running: JoinSet<Outcome> = JoinSet::new();
         let mut pace = Pace::default();
+        let mut moves = report.events.is_some().then(|| self.engine.transfers().subscribe().1);
         // Registries are asked outside the planning lock; under it, only what they answered is looked at.
         self.ask_for(&self.desired(), scope, freshness).await;
         loop {
@@ -250,10 +252,10 @@ impl Node {
             }
             if running.is_empty() {
                 let Some(mut other) = others.pop() else { break };
-                let _ = other.wait_for(|done| *done).await;
+                let _ = report.telling(&mut moves, other.wait_for(|done| *done)).await;
                 continue;
             }
-            let mut next = running.join_next().await;
+            let mut next = report.telling(&mut moves, running.join_next()).await;
             while let Some(ended) = next {
                 match ended {
                     Ok(outcome) => {
@@ -313,7 +315,7 @@ fn references_of(resource: &Resource) -> Vec<(String, Reference)> {
         Spec::Image(spec) => spec.reference.iter().collect(),
         Spec::Tag(spec) => vec![&spec.reference],
         Spec::Container(spec) => vec![&spec.image],
-        Spec::Namespace(_) => Vec::new(),
+        Spec::Namespace(_) | Spec::Registry(_) => Vec::new(),
     };
     references.into_iter().map(|reference| (resource.metadata.namespace.clone(), reference.clone())).collect()
 }
@@ -413,6 +415,33 @@ impl Report {
             self.told.insert(step.key.clone());
             self.next += 1;
             self.tell(event);
+        }
+    }
+
+    /// Waits for something, and tells meanwhile how far the images of our steps are.
+    async fn telling<T>(&self, moves: &mut Option<broadcast::Receiver<Move>>, wait: impl Future<Output = T>) -> T {
+        tokio::pin!(wait);
+        loop {
+            let next = async {
+                match moves {
+                    Some(moves) => moves.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = &mut wait => return done,
+                moved = next => match moved {
+                    Ok(moved) if self.order.iter().any(|step| step.key == moved.key) => {
+                        let event = ApplyEvent::Progress { transfer: super::progress::transfer(moved) };
+                        // A slow reader misses moves, never an end.
+                        if let Some(events) = &self.events {
+                            let _ = events.try_send(Ok(event));
+                        }
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => *moves = None,
+                },
+            }
         }
     }
 

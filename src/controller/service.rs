@@ -53,6 +53,10 @@ impl Service for NodeService {
         })
     }
 
+    fn progress(&self, request: ProgressRequest) -> BoxFuture<'_, Result<Stream<Transfer>>> {
+        Box::pin(async move { Ok(self.0.progress(request)) })
+    }
+
     fn sync(&self, request: SyncRequest) -> BoxFuture<'_, Result<Stream<ApplyEvent>>> {
         Box::pin(self.0.sync(request))
     }

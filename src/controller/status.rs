@@ -223,7 +223,7 @@ impl Node {
             return Err(match key.kind {
                 Kind::Container => self.no_container(&(key.namespace, key.name)),
                 Kind::Image | Kind::Tag => self.no_image(&key.namespace, &key.name),
-                Kind::Namespace => Fault::new(Class::NotFound, format!("{key} is not there")),
+                Kind::Namespace | Kind::Registry => Fault::new(Class::NotFound, format!("{key} is not there")),
             });
         };
         let mut inspection =
@@ -250,7 +250,7 @@ impl Node {
                     inspection.record = serde_json::to_value(record).unwrap_or_default();
                 }
             }
-            Kind::Namespace => {}
+            Kind::Namespace | Kind::Registry => {}
         }
         Ok(inspection)
     }

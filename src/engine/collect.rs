@@ -157,7 +157,11 @@ impl Engine {
     fn roots(&self, without: &BTreeSet<(String, Reference)>) -> (HashSet<Digest>, Vec<Digest>) {
         let mounted = self.mounted_views().into_iter().flat_map(|view| view.chains).collect();
         let records = self.memory.read();
-        let named = records.references.iter().filter(|(key, _)| !without.contains(key)).map(|(_, r)| r.digest.clone());
+        let named = records
+            .references
+            .iter()
+            .filter(|(key, r)| !without.contains(key) && (r.kept || records.is_used(r)))
+            .map(|(_, r)| r.digest.clone());
         let targets = named.chain(records.containers.values().map(|r| r.image.clone())).collect();
         (targets, mounted)
     }

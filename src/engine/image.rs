@@ -42,7 +42,8 @@ impl Engine {
         {
             return self.set_reference(&key.namespace, reference, &target, standing);
         }
-        let options = PullOptions { platform, digest: digest.cloned(), ..PullOptions::default() };
+        let pull_secrets = self.pull_secrets(resource)?;
+        let options = PullOptions { platform, digest: digest.cloned(), pull_secrets, ..PullOptions::default() };
         self.fetch(key, reference, &options, standing, progress).await.map(drop)
     }
 
@@ -70,7 +71,7 @@ impl Engine {
         progress: Option<Progress>,
     ) -> Result<Image> {
         let _lease = self.lease();
-        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+        let (_transfer, progress) = self.transfers.begin(key, progress);
         let started = std::time::Instant::now();
         let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
         self.unpack(&image, Some((reference.clone(), progress))).await?;
@@ -99,6 +100,7 @@ impl Engine {
                     let event = ProgressEvent {
                         reference: reference.clone(),
                         digest: digest.clone(),
+                        size: 0,
                         state: ProgressState::Unpacking,
                     };
                     progress(event);
@@ -194,6 +196,7 @@ impl Engine {
     ) -> Result<()> {
         let key = (namespace.to_owned(), reference.clone());
         let before = self.memory.read().references.get(&key).cloned();
+        let kept = !matches!(standing.resource.as_ref().map(|r| &r.spec), Some(Spec::Image(spec)) if !spec.is_kept());
         let metadata = standing.resource.map(|resource| resource.metadata).unwrap_or_default();
         let record = ReferenceRecord {
             namespace: namespace.to_owned(),
@@ -205,6 +208,7 @@ impl Engine {
             source: standing.source,
             labels: metadata.labels,
             annotations: metadata.annotations,
+            kept,
             uid: before.as_ref().map_or_else(new_uid, |r| r.uid.clone()),
             revision: before.as_ref().map_or(1, |r| r.revision),
             created: before.as_ref().map_or_else(jiff::Timestamp::now, |r| r.created),

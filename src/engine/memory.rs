@@ -8,7 +8,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
-use crate::store::{ContainerRecord, DeclaredRecord, Durability, NamespaceRecord, ReferenceRecord, Store, StoreError};
+use crate::store::{
+    ContainerRecord, DeclaredRecord, Durability, NamespaceRecord, ReferenceRecord, RegistryRecord, Store, StoreError,
+};
 
 /// Namespace and name of a container.
 pub type ContainerKey = (String, String);
@@ -26,8 +28,18 @@ pub struct Records {
     pub references: BTreeMap<(String, Reference), ReferenceRecord>,
     /// Namespaces with settings.
     pub namespaces: BTreeMap<String, NamespaceRecord>,
+    /// How declared hosts are reached, by host.
+    pub registries: BTreeMap<String, RegistryRecord>,
     /// Whether the store and the snapshots hold all of an image; asked of the disk once for each digest and platform.
     pub complete: HashMap<(Digest, Platform), bool>,
+}
+
+impl Records {
+    /// Whether a container names this reference. (A tag has its source's digest in a record of its own.)
+    pub fn is_used(&self, reference: &ReferenceRecord) -> bool {
+        let mut containers = self.containers.values().filter(|r| r.namespace == reference.namespace);
+        containers.any(|r| r.resource.container().is_some_and(|spec| spec.image == reference.reference))
+    }
 }
 
 /// [`Records`] behind a lock that is never held across an await or a disk write.
@@ -48,6 +60,7 @@ impl Memory {
                 .map(|r| ((r.namespace.clone(), r.reference.clone()), r))
                 .collect(),
             namespaces: store.namespaces()?.into_iter().map(|r| (r.name.clone(), r)).collect(),
+            registries: store.registries()?.into_iter().map(|r| (r.host.clone(), r)).collect(),
             complete: HashMap::new(),
         };
         Ok(Self { records: RwLock::new(records) })

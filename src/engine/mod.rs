@@ -18,7 +18,9 @@ mod memory;
 mod monitor;
 mod moving;
 mod observe;
+mod registry;
 mod teardown;
+mod transfers;
 mod unwanted;
 mod views;
 
@@ -49,6 +51,7 @@ pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use moving::Incoming;
 pub use observe::Freshness;
+pub use transfers::{Move, Transfers};
 pub use unwanted::GivenUp;
 pub use views::View;
 
@@ -80,6 +83,7 @@ pub struct Engine {
     collecting: tokio::sync::Mutex<()>,
     // One writer of the layout's index.json at a time.
     index: Mutex<()>,
+    transfers: Arc<Transfers>,
     // Held while the engine lives.
     _lock: lock::NodeLock,
 }
@@ -149,9 +153,11 @@ impl Engine {
             views: Mutex::default(),
             collecting: tokio::sync::Mutex::default(),
             index: Mutex::default(),
+            transfers: Arc::default(),
             _lock: lock,
         });
         engine.write_index();
+        engine.reach_registries_as_declared();
         engine.adopt().await;
         Ok(engine)
     }
@@ -195,6 +201,11 @@ impl Engine {
     /// The snapshots.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// What is on its way to the node.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
     }
 
     /// What this machine can do.
@@ -268,6 +279,7 @@ impl Engine {
         let key = &step.key;
         let source = step.source.clone().unwrap_or(Source::Cli);
         match (&step.target, key.kind) {
+            (Some(Target::Registry(resource)), _) => self.set_registry(key, resource, source),
             (Some(Target::Namespace(resource)), _) => self.set_namespace(key, resource, source),
             (Some(Target::Pull { reference, digest, resource }), _) => {
                 self.pull(key, reference, digest.as_ref(), resource.as_ref(), source, progress).await
@@ -290,6 +302,7 @@ impl Engine {
             },
             (None, Kind::Container) => self.remove_container(&(key.namespace.clone(), key.name.clone())).await,
             (None, Kind::Image | Kind::Tag) => self.remove_reference(key),
+            (None, Kind::Registry) => self.remove_registry(&key.name),
             (None, Kind::Namespace) => self.remove_namespace(&key.name),
         }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::image::PullOptions;
-use crate::manifest::{PullPolicy, Spec, pull_policy_or_default};
+use crate::manifest::{PullPolicy, RegistrySpec, Spec, pull_policy_or_default};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{
-    ArchivedImage, Declared, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference, ObservedTask,
-    ReferenceRole, Source,
+    ArchivedImage, Declared, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference,
+    ObservedRegistry, ObservedTask, ReferenceRole, Source,
 };
 use crate::shim::protocol::TaskPhase;
 use crate::store::ContainerRecord;
@@ -50,6 +50,19 @@ impl Engine {
                     );
                 }
             }
+            for (host, record) in &records.registries {
+                if let Spec::Registry(spec) = &record.resource.spec {
+                    observed.registries.insert(
+                        host.clone(),
+                        ObservedRegistry {
+                            labels: record.resource.metadata.labels.clone(),
+                            annotations: record.resource.metadata.annotations.clone(),
+                            spec: RegistrySpec::clone(spec),
+                        },
+                    );
+                }
+            }
+            observed.pull_secrets = self.config().registry.pull_secrets.keys().cloned().collect();
             let mut unknown = BTreeSet::new();
             for (key, record) in &records.references {
                 let platform = platforms.get(key).cloned().unwrap_or_else(|| host.clone());
@@ -67,6 +80,7 @@ impl Engine {
                         labels: record.labels.clone(),
                         annotations: record.annotations.clone(),
                         complete: complete.unwrap_or(false),
+                        kept: record.kept,
                     },
                 );
             }
@@ -132,6 +146,7 @@ impl Engine {
 
     /// What a registry is to be asked for: what is to be pulled at each reconcile, and what is not on the node.
     fn questions(&self, desired: &Desired, about: Option<&BTreeSet<(String, Reference)>>) -> BTreeSet<Reference> {
+        let unsettled = self.unsettled_hosts(desired);
         let records = self.memory.read();
         let mut wanted: BTreeSet<Reference> = BTreeSet::new();
         let mut local: BTreeSet<(&str, &Reference)> = BTreeSet::new();
@@ -160,6 +175,9 @@ impl Engine {
                 _ => continue,
             };
             if about.is_some_and(|about| !about.contains(&(namespace.to_owned(), reference.clone()))) {
+                continue;
+            }
+            if unsettled.contains(reference.host()) {
                 continue;
             }
             if reference.digest().is_some() || local.contains(&(namespace, reference)) {
@@ -212,10 +230,11 @@ impl Engine {
                 _ if freshness == Freshness::Known => {}
                 _ => {
                     let images = self.images.clone();
+                    let pull_secrets = self.secrets_for(desired, &reference);
                     asked.push(tokio::spawn(async move {
                         let answer = tokio::time::timeout(
                             Duration::from_secs(15),
-                            images.resolve(&reference, &PullOptions::default()),
+                            images.resolve(&reference, &PullOptions { pull_secrets, ..PullOptions::default() }),
                         )
                         .await;
                         let answer = match answer {

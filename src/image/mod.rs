@@ -52,6 +52,7 @@ pub use gc::{GcReport, Sweep};
 pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
+pub use registry::declared::{DeclaredCapabilities, DeclaredHost, DeclaredRegistry};
 pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
 pub use rootfs::RootfsConfig;
 pub use store::ContentStore;
@@ -92,6 +93,11 @@ impl Images {
     pub fn configure(&self, registry: RegistryConfig) {
         self.inner.fetcher.set_concurrency(registry.concurrency);
         self.inner.registries.configure(registry);
+    }
+
+    /// Reaches these hosts in this way from now on, whatever files say of them, and all others as files say.
+    pub fn set_declared_registries(&self, declared: Vec<DeclaredRegistry>) {
+        self.inner.registries.declare(declared);
     }
 
     /// The blobs.

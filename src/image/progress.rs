@@ -16,6 +16,8 @@ pub struct ProgressEvent {
     pub reference: Reference,
     /// The blob.
     pub digest: Digest,
+    /// Its size in bytes; 0 where it is not known any more.
+    pub size: u64,
     /// What.
     pub state: ProgressState,
 }

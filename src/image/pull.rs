@@ -10,7 +10,7 @@ use super::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use super::error::{ImageError, RegistryFailure};
 use super::index;
 use super::progress::{Progress, ProgressEvent, ProgressState};
-use super::registry::{PullOptions, Session};
+use super::registry::{PullOptions, PullSecret, Session};
 use super::store::ContentStore;
 use super::{Images, fetch};
 use crate::oci::{Digest, Reference};
@@ -65,7 +65,21 @@ impl Images {
     }
 
     fn session(&self, reference: &Reference, options: &PullOptions) -> Session {
-        Session::new(Arc::clone(&self.inner.registries), reference.clone(), options)
+        let options = self.as_declared(reference, options);
+        Session::new(Arc::clone(&self.inner.registries), reference.clone(), &options)
+    }
+
+    /// The options with the credentials that are declared for the host; they are read now, for they may have been
+    /// renewed.
+    fn as_declared(&self, reference: &Reference, options: &PullOptions) -> PullOptions {
+        let mut options = options.clone();
+        if let Some(file) = self.inner.registries.declared_auth_file(reference.host()) {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => options.pull_secrets.push(PullSecret { name: file.display().to_string(), text }),
+                Err(error) => tracing::warn!("credentials {} cannot be read: {error}", file.display()),
+            }
+        }
+        options
     }
 
     /// The index or manifest at the top, from the store when its digest is known and it is there.
@@ -184,7 +198,7 @@ impl Images {
     ) -> Result<(), ImageError> {
         let tell = |state| {
             let (reference, digest) = (session.reference().clone(), descriptor.digest.clone());
-            progress(ProgressEvent { reference, digest, state });
+            progress(ProgressEvent { reference, digest, size: descriptor.size, state });
         };
         tell(ProgressState::Waiting);
         let bytes = |done| tell(ProgressState::Downloading { done, total: descriptor.size });

@@ -59,7 +59,7 @@ fn tags(resources: &[Located], known: &dyn Fn(&str, &Reference) -> bool, found: 
     for located in resources {
         let declared = namespaces.entry(&located.resource.metadata.namespace).or_default();
         match &located.resource.spec {
-            Spec::Namespace(_) => {}
+            Spec::Namespace(_) | Spec::Registry(_) => {}
             Spec::Image(image) => match &image.reference {
                 Some(reference) => {
                     declared.references.insert(reference);

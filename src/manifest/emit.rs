@@ -22,6 +22,7 @@ struct Envelope<'r> {
 #[serde(untagged)]
 enum AnySpec<'r> {
     Namespace(&'r super::model::NamespaceSpec),
+    Registry(&'r super::registry::RegistrySpec),
     Image(&'r super::model::ImageSpec),
     Tag(&'r super::model::TagSpec),
     Container(&'r super::model::ContainerSpec),
@@ -30,6 +31,7 @@ enum AnySpec<'r> {
 fn parts(resource: &Resource) -> Envelope<'_> {
     let (kind, spec) = match &resource.spec {
         Spec::Namespace(spec) => ("Namespace", AnySpec::Namespace(spec)),
+        Spec::Registry(spec) => ("Registry", AnySpec::Registry(spec)),
         Spec::Image(spec) => ("Image", AnySpec::Image(spec)),
         Spec::Tag(spec) => ("Tag", AnySpec::Tag(spec)),
         Spec::Container(spec) => ("Container", AnySpec::Container(spec)),

@@ -25,6 +25,7 @@ mod mounts;
 mod names;
 mod quantity;
 mod reader;
+mod registry;
 mod resource;
 mod scalar;
 mod schema;
@@ -38,6 +39,7 @@ pub use diagnostic::{Diagnostic, Place};
 pub use emit::{envelope, to_yaml};
 pub use explain::{explain, field_tables};
 pub use model::*;
+pub use registry::{Capability, ClientCertificate, DEFAULT_HOST, Mirror, PullSecret, RegistryAuth, RegistrySpec};
 pub use schema::{Unknown, schema, schema_files};
 pub use source::{MAX_FILE, SourceFile};
 
@@ -149,6 +151,7 @@ fn parse_file(file: &SourceFile, options: &ParseOptions) -> (Vec<Located>, Vec<D
 pub fn kind_from_word(word: &str) -> Option<Kind> {
     match word.to_ascii_lowercase().as_str() {
         "namespace" | "namespaces" | "ns" => Some(Kind::Namespace),
+        "registry" | "registries" => Some(Kind::Registry),
         "image" | "images" | "i" => Some(Kind::Image),
         "tag" | "tags" => Some(Kind::Tag),
         "container" | "containers" | "c" => Some(Kind::Container),

@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::registry::{PullSecret, RegistrySpec};
 use crate::oci::{Platform, Reference};
 
 /// The version of the envelope.
@@ -20,6 +21,8 @@ pub const API_VERSION: &str = "bayplan.dev/v1";
 pub enum Kind {
     /// Settings of a namespace.
     Namespace,
+    /// How a host of images is reached.
+    Registry,
     /// An image kept present.
     Image,
     /// A second name for an image.
@@ -30,12 +33,29 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are brought about.
-    pub const ALL: [Kind; 4] = [Kind::Namespace, Kind::Image, Kind::Tag, Kind::Container];
+    pub const ALL: [Kind; 5] = [Kind::Namespace, Kind::Registry, Kind::Image, Kind::Tag, Kind::Container];
+
+    /// Lower-case plural.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::Namespace => "namespaces",
+            Kind::Registry => "registries",
+            Kind::Image => "images",
+            Kind::Tag => "tags",
+            Kind::Container => "containers",
+        }
+    }
+
+    /// Whether it belongs to the node and to no namespace.
+    pub fn is_node_wide(self) -> bool {
+        matches!(self, Kind::Namespace | Kind::Registry)
+    }
 
     /// Lower-case singular, as listings and steps write it.
     pub fn word(self) -> &'static str {
         match self {
             Kind::Namespace => "namespace",
+            Kind::Registry => "registry",
             Kind::Image => "image",
             Kind::Tag => "tag",
             Kind::Container => "container",
@@ -49,7 +69,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which resource: kind + namespace + name. A `Namespace` has itself as namespace and name.
+/// Which resource: kind + namespace + name. A `Namespace` has itself as namespace and name, a `Registry` has
+/// no namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
     /// Its namespace.
@@ -72,7 +93,7 @@ impl ResourceKey {
 impl fmt::Display for ResourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Namespace => write!(f, "namespace {}", self.name),
+            Kind::Namespace | Kind::Registry => write!(f, "{} {}", self.kind, self.name),
             kind => write!(f, "{kind} {}/{}", self.namespace, self.name),
         }
     }
@@ -114,6 +135,8 @@ pub struct Resource {
 pub enum Spec {
     /// Settings of a namespace.
     Namespace(NamespaceSpec),
+    /// How a host of images is reached.
+    Registry(Box<RegistrySpec>),
     /// An image kept present.
     Image(ImageSpec),
     /// A second name for an image.
@@ -127,6 +150,7 @@ impl Resource {
     pub fn kind(&self) -> Kind {
         match &self.spec {
             Spec::Namespace(_) => Kind::Namespace,
+            Spec::Registry(_) => Kind::Registry,
             Spec::Image(_) => Kind::Image,
             Spec::Tag(_) => Kind::Tag,
             Spec::Container(_) => Kind::Container,
@@ -137,6 +161,7 @@ impl Resource {
     pub fn key(&self) -> ResourceKey {
         match self.kind() {
             Kind::Namespace => ResourceKey::new(Kind::Namespace, &self.metadata.name, &self.metadata.name),
+            Kind::Registry => ResourceKey::new(Kind::Registry, "", &self.metadata.name),
             kind => ResourceKey::new(kind, &self.metadata.namespace, &self.metadata.name),
         }
     }
@@ -182,6 +207,23 @@ pub struct ImageSpec {
     /// Another platform than the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Credentials for its registry, tried in this order and before the node's own: names of `[registry.pull_secrets]`
+    /// in the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::short_forms::pull_secrets")]
+    pub pull_secrets: Vec<PullSecret>,
+    /// Whether garbage collection spares it. With `false` it is fetched, and its content may go while no container
+    /// and no tag uses it; it is not fetched again before one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub keep: Option<bool>,
+}
+
+impl ImageSpec {
+    /// Whether garbage collection spares it though nothing uses it.
+    pub fn is_kept(&self) -> bool {
+        self.keep.unwrap_or(true)
+    }
 }
 
 /// `Tag`: a new name for an image that the namespace has.

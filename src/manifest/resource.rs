@@ -15,9 +15,8 @@ use super::{Located, compact};
 use crate::oci::{Platform, Reference, ReferenceError};
 
 /// Kinds of later versions.
-pub(super) const LATER_KINDS: [&str; 8] =
-    ["Pod", "Volume", "Network", "Secret", "ConfigMap", "Registry", "GitSource", "Schedule"];
-const KINDS: [&str; 5] = ["Namespace", "Image", "Tag", "Container", "BayPlan"];
+pub(super) const LATER_KINDS: [&str; 7] = ["Pod", "Volume", "Network", "Secret", "ConfigMap", "GitSource", "Schedule"];
+const KINDS: [&str; 6] = ["Namespace", "Registry", "Image", "Tag", "Container", "BayPlan"];
 
 const ENVELOPE: Fields = Fields {
     what: "a manifest",
@@ -55,9 +54,14 @@ pub(super) const METADATA: Fields = Fields {
 };
 pub(super) const IMAGE: Fields = Fields {
     what: "an image's spec",
-    known: &["reference", "archive", "pullPolicy", "platform"],
-    later: &["pullSecrets", "update"],
-    hints: &[("image", "write reference"), ("imagePullPolicy", "write pullPolicy"), ("path", "write archive")],
+    known: &["reference", "archive", "pullPolicy", "platform", "pullSecrets", "keep"],
+    later: &["update"],
+    hints: &[
+        ("image", "write reference"),
+        ("imagePullSecrets", "write pullSecrets"),
+        ("imagePullPolicy", "write pullPolicy"),
+        ("path", "write archive"),
+    ],
 };
 pub(super) const TAG: Fields = Fields {
     what: "a tag's spec",
@@ -73,12 +77,12 @@ pub(super) const NAMESPACE: Fields = Fields {
 };
 
 /// Metadata with the places of its parts.
-struct Head {
-    metadata: Metadata,
+pub(super) struct Head {
+    pub metadata: Metadata,
     /// The name and where it stands; `None` when it is missing or not text.
-    name: Option<(String, Extent)>,
+    pub name: Option<(String, Extent)>,
     /// Where the resource is pointed at.
-    extent: Extent,
+    pub extent: Extent,
 }
 
 /// Documents → resources, in order; findings go to the reader.
@@ -118,6 +122,7 @@ impl Reader<'_> {
         match kind {
             "BayPlan" => compact::read(self, &o, out),
             "Namespace" => self.namespace(&o, out),
+            "Registry" => self.registry(&o, out),
             "Image" => self.image(&o, out),
             "Tag" => self.tag(&o, out),
             _ => self.container_resource(&o, out),
@@ -172,7 +177,8 @@ impl Reader<'_> {
     }
 
     fn kind(&mut self, o: &Object<'_>, version: bool) -> Option<&'static str> {
-        let (n, p) = self.need(o, "kind", "a manifest's kind is Namespace, Image, Tag, Container or BayPlan")?;
+        let (n, p) =
+            self.need(o, "kind", "a manifest's kind is Namespace, Registry, Image, Tag, Container or BayPlan")?;
         let word = self.string(n, &p)?;
         if let Some(kind) = KINDS.iter().find(|kind| **kind == word) {
             return Some(kind);
@@ -200,7 +206,7 @@ impl Reader<'_> {
     }
 
     /// Metadata; `kind` for the subject of messages, `named` when a name must stand there.
-    fn head(&mut self, o: &Object<'_>, kind: Kind, named: bool) -> Head {
+    pub(super) fn head(&mut self, o: &Object<'_>, kind: Kind, named: bool) -> Head {
         self.subject = kind.word().to_owned();
         let mut head = Head {
             metadata: Metadata { namespace: self.default_namespace.to_owned(), ..Metadata::default() },
@@ -219,7 +225,7 @@ impl Reader<'_> {
         if let Some(name) = quick("name") {
             let namespace = quick("namespace").unwrap_or_else(|| self.default_namespace.to_owned());
             self.subject = match kind {
-                Kind::Namespace => format!("namespace {name}"),
+                kind if kind.is_node_wide() => format!("{kind} {name}"),
                 kind => format!("{kind} {namespace}/{name}"),
             };
         }
@@ -232,8 +238,10 @@ impl Reader<'_> {
         if let Some((n, p)) = m.get("namespace")
             && let Some(namespace) = self.string(n, &p)
         {
-            if kind != Kind::Namespace {
+            if !kind.is_node_wide() {
                 self.namespace_name(&namespace, n.extent);
+            } else if kind == Kind::Registry {
+                self.report(n.extent, format!("{p}: a registry belongs to the node"), "leave it out", None);
             } else if head.name.as_ref().is_some_and(|(name, _)| *name != namespace) {
                 self.report(n.extent, format!("{p}: a namespace stands in no other"), "leave it out", None);
             }
@@ -417,6 +425,8 @@ impl Reader<'_> {
         let pull_policy = o.get("pullPolicy").and_then(|(n, p)| self.choice(n, &p, &PULL));
         let platform =
             o.get("platform").and_then(|(n, p)| self.parsed::<Platform>(n, &p, "a platform, such as linux/amd64"));
+        let pull_secrets = o.get("pullSecrets").map(|(n, p)| self.pull_secrets(n, &p)).unwrap_or_default();
+        let keep = o.get("keep").and_then(|(n, p)| self.boolean(n, &p));
         let usable = !matches!(reference, Some(None))
             && !matches!(archive, Some(None))
             && (reference.is_some() || archive.is_some());
@@ -425,6 +435,8 @@ impl Reader<'_> {
             archive: archive.flatten(),
             pull_policy,
             platform,
+            pull_secrets,
+            keep,
         })
     }
 

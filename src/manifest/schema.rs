@@ -9,7 +9,7 @@ use super::model::{API_VERSION, ContainerSpec, ImageSpec, Metadata, NamespaceSpe
 use super::names::nearest;
 
 /// The kinds that a manifest may have.
-pub(super) const KINDS: [&str; 5] = ["Namespace", "Image", "Tag", "Container", "BayPlan"];
+pub(super) const KINDS: [&str; 6] = ["Namespace", "Registry", "Image", "Tag", "Container", "BayPlan"];
 
 /// A word that names no kind or field, and what was perhaps meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,9 @@ pub(super) fn manifest_kind(word: &str) -> Result<&'static str, Unknown> {
 fn describe(kind: &str) -> &'static str {
     match kind {
         "Namespace" => "Settings of a namespace; a namespace exists as soon as something is declared in it.",
+        "Registry" => {
+            "How a host of images is reached, on the whole node. It goes before a hosts.toml of the same host, as a whole: the two are not merged."
+        }
         "Image" => "An image kept present and protected from garbage collection.",
         "Tag" => "A new name for an image that the namespace has.",
         "Container" => "A container, and a task that is kept running.",
@@ -55,13 +58,14 @@ fn describe(kind: &str) -> &'static str {
 fn envelope(kind: &'static str, generator: &mut SchemaGenerator) -> Value {
     let spec = match kind {
         "Namespace" => generator.subschema_for::<NamespaceSpec>(),
+        "Registry" => generator.subschema_for::<super::registry::RegistrySpec>(),
         "Image" => generator.subschema_for::<ImageSpec>(),
         "Tag" => generator.subschema_for::<TagSpec>(),
         "Container" => generator.subschema_for::<ContainerSpec>(),
         _ => generator.subschema_for::<BayPlanSpec>(),
     };
     generator.subschema_for::<Metadata>();
-    // An image and a tag are called after their reference; a BayPlan's own name means nothing.
+    // A registry is called after its host, an image and a tag after their reference; a BayPlan's own name means nothing.
     let (metadata, required) = match kind {
         "Namespace" => ("Metadata", json!(["apiVersion", "kind", "metadata"])),
         "Container" => ("Metadata", json!(["apiVersion", "kind", "metadata", "spec"])),

@@ -3,6 +3,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::model::Mount;
+use super::registry::{Mirror, PullSecret};
 
 /// A map, or Kubernetes' list of `{name, value}`.
 pub(super) fn env(_: &mut SchemaGenerator) -> Schema {
@@ -30,6 +31,34 @@ pub(super) fn mounts(generator: &mut SchemaGenerator) -> Schema {
         "title": "list of SOURCE:TARGET[:OPTIONS] or map",
         "type": ["array", "null"],
         "items": {"anyOf": [{"type": "string", "pattern": "^[./][^:]*:/[^:]*(:[^:]*)?$"}, long]}
+    })
+}
+
+/// Mirrors, each a URL or a map.
+pub(super) fn mirrors(generator: &mut SchemaGenerator) -> Schema {
+    let long = generator.subschema_for::<Mirror>();
+    json_schema!({
+        "title": "list of URL or map",
+        "type": ["array", "null"],
+        "items": {"anyOf": [{"type": "string", "pattern": "^https?://"}, long]}
+    })
+}
+
+/// Pull secrets, each a name or `{name: …}`.
+pub(super) fn pull_secrets(generator: &mut SchemaGenerator) -> Schema {
+    let long = generator.subschema_for::<PullSecret>();
+    json_schema!({
+        "title": "list of text or {name}",
+        "type": ["array", "null"],
+        "items": {"anyOf": [{"type": "string"}, long]}
+    })
+}
+
+/// A text, or a list of them.
+pub(super) fn texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "title": "text or list of text",
+        "anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}]
     })
 }
 

@@ -17,6 +17,7 @@ mod diff;
 mod namespaces;
 mod order;
 mod references;
+mod registries;
 pub mod simulation;
 mod tags;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub use types::*;
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut draft = order::Draft::default();
     namespaces::plan(desired, observed, &mut draft);
-    let mut references = references::References::plan(desired, observed, &mut draft);
+    let registries = registries::plan(desired, observed, &mut draft);
+    let mut references = references::References::plan(desired, observed, &registries, &mut draft);
     containers::plan(desired, observed, &mut references, &mut draft);
     references.remove_unwanted(&mut draft);
     draft.finish()

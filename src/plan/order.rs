@@ -87,7 +87,7 @@ fn phase(step: &Step) -> u8 {
         (Action::Remove, Kind::Container) => 0,
         (Action::Remove, Kind::Tag) => 1,
         (Action::Remove, Kind::Image) => 2,
-        (Action::Remove, Kind::Namespace) => 3,
+        (Action::Remove, Kind::Namespace | Kind::Registry) => 3,
         (_, kind) => 4 + super::rank(kind),
     }
 }

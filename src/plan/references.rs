@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::diff;
 use super::order::{Draft, StepId};
+use super::registries::Registries;
 use super::wants::{self, Name, Want, Wants};
 use super::{
     Action, Change, Declared, Desired, Observed, ObservedReference, Problem, ReferenceRole, Severity, Source, Step,
     Target, tags,
 };
-use crate::manifest::{Kind, PullPolicy, Resource, ResourceKey, TagSpec};
+use crate::manifest::{Kind, PullPolicy, Resource, ResourceKey, Spec, TagSpec};
 use crate::oci::{Digest, Reference};
 
 /// What a reference points at once the plan is done.
@@ -65,7 +66,7 @@ pub(super) struct References<'a> {
 
 impl<'a> References<'a> {
     /// Plans every reference that is wanted. Removals come last, by [`References::remove_unwanted`].
-    pub fn plan(desired: &'a Desired, observed: &'a Observed, draft: &mut Draft) -> Self {
+    pub fn plan(desired: &'a Desired, observed: &'a Observed, registries: &Registries<'a>, draft: &mut Draft) -> Self {
         let Wants { by_name, seen, problems, .. } = wants::collect(desired, observed);
         draft.problems.extend(problems);
         let declared = by_name.iter().filter(|(_, want)| !matches!(want, Want::Implied { .. }));
@@ -80,8 +81,9 @@ impl<'a> References<'a> {
             // Each costs a look at every reference.
             suggestions_left: 32,
         };
+        let used = used(desired);
         for (name, want) in &by_name {
-            if let Some(view) = references.plan_one(*name, want, draft) {
+            if let Some(view) = references.plan_one(*name, want, used.contains(name), registries, draft) {
                 references.views.insert(*name, view);
             }
         }
@@ -165,8 +167,16 @@ impl<'a> References<'a> {
     }
 
     /// Plans one reference that is not a tag.
-    fn plan_one(&mut self, name: Name<'a>, want: &Want<'a>, draft: &mut Draft) -> Option<View<'a>> {
+    fn plan_one(
+        &mut self,
+        name: Name<'a>,
+        want: &Want<'a>,
+        is_used: bool,
+        registries: &Registries<'a>,
+        draft: &mut Draft,
+    ) -> Option<View<'a>> {
         let seen = self.seen(name);
+        let before = registries.before(name.1.host());
         match want {
             Want::Tag { .. } => None,
             Want::Keep { .. } => Some(match seen {
@@ -174,17 +184,26 @@ impl<'a> References<'a> {
                 _ => View { content: Content::Missing(Lack::Broken), step: None },
             }),
             Want::Pull { declared, policy } => {
-                let fetch = self.fetch(name, *policy, seen);
+                let fetch = match (self.fetch(name, *policy, seen), seen) {
+                    // What may be collected and is not used was collected: that is no damage.
+                    (Fetch::Get { reason, .. }, Some(seen))
+                        if reason == INCOMPLETE && !seen.kept && !is_kept(declared) && !is_used =>
+                    {
+                        return Some(self.settle(name, want, Fetch::Nothing, None, draft))
+                            .map(|view| View { content: Content::Known(&seen.digest), ..view });
+                    }
+                    (fetch, _) => fetch,
+                };
                 self.warn_about_registry(name, *policy, seen, want, draft);
                 if let Fetch::Lack(lack) = fetch {
                     draft.problems.push(never(name, declared, lack));
                 }
-                Some(self.settle(name, want, fetch, draft))
+                Some(self.settle(name, want, fetch, before, draft))
             }
             Want::Implied { policy, .. } => {
                 let fetch = self.fetch(name, *policy, seen);
                 self.warn_about_registry(name, *policy, seen, want, draft);
-                Some(self.settle(name, want, fetch, draft))
+                Some(self.settle(name, want, fetch, before, draft))
             }
             Want::Import { digest, .. } => {
                 let fetch = match seen {
@@ -193,7 +212,7 @@ impl<'a> References<'a> {
                     Some(seen) if !seen.complete => Fetch::get(Some(digest), Action::Create, INCOMPLETE),
                     Some(_) => Fetch::Nothing,
                 };
-                Some(self.settle(name, want, fetch, draft))
+                Some(self.settle(name, want, fetch, before, draft))
             }
         }
     }
@@ -249,7 +268,15 @@ impl<'a> References<'a> {
     }
 
     /// The step that fetches or changes in place, and the view behind it.
-    fn settle(&mut self, name: Name<'a>, want: &Want<'a>, fetch: Fetch<'a>, draft: &mut Draft) -> View<'a> {
+    /// A pull waits for the step `before` it that says how its registry is reached.
+    fn settle(
+        &mut self,
+        name: Name<'a>,
+        want: &Want<'a>,
+        fetch: Fetch<'a>,
+        before: Option<StepId>,
+        draft: &mut Draft,
+    ) -> View<'a> {
         let (action, digest, mut causes) = match fetch {
             Fetch::Lack(lack) => return View { content: Content::Missing(lack), step: None },
             Fetch::Nothing => (Action::Update, self.seen(name).map(|seen| &seen.digest), Vec::new()),
@@ -297,8 +324,29 @@ impl<'a> References<'a> {
             target: Some(target),
             source: Some(source.clone()),
         };
-        View { content, step: Some(draft.add(step, Vec::new())) }
+        let is_pull = matches!(step.target, Some(Target::Pull { .. }));
+        let needs = before.into_iter().filter(|_| is_pull).collect();
+        View { content, step: Some(draft.add(step, needs)) }
     }
+}
+
+/// References that a container or a tag builds upon.
+fn used(desired: &Desired) -> HashSet<Name<'_>> {
+    let mut used = HashSet::new();
+    for declared in desired.resources.values() {
+        let reference = match &declared.resource.spec {
+            Spec::Container(spec) => &spec.image,
+            Spec::Tag(spec) => &spec.source,
+            _ => continue,
+        };
+        used.insert((declared.resource.metadata.namespace.as_str(), reference));
+    }
+    used
+}
+
+/// Whether an `Image` is spared by garbage collection.
+fn is_kept(declared: &Declared) -> bool {
+    !matches!(&declared.resource.spec, Spec::Image(spec) if !spec.is_kept())
 }
 
 /// Why something on the node is fetched again.
@@ -360,6 +408,16 @@ pub(super) fn metadata_changes(
         let from = changes.len();
         diff::source(&seen.source, source, &mut changes);
         said.extend(changes[from..].iter().map(|_| "used by hand".to_owned()));
+    }
+    // A tag and what a container implies are kept by being used.
+    let kept = match resource.map(|resource| &resource.spec) {
+        Some(Spec::Image(spec)) => spec.is_kept(),
+        _ => true,
+    };
+    if seen.kept != kept {
+        let change = Change { field: "keep".into(), from: Some(seen.kept.to_string()), to: Some(kept.to_string()) };
+        said.push(diff::say(&change));
+        changes.push(change);
     }
     if let Some(resource) = resource {
         let from = changes.len();

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Action, ArchivedImage, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference, ObservedTask,
-    Plan, ReferenceRole, Source, Step, Target,
+    Action, ArchivedImage, Desired, Observed, ObservedContainer, ObservedNamespace, ObservedReference,
+    ObservedRegistry, ObservedTask, Plan, ReferenceRole, Source, Step, Target,
 };
 use crate::manifest::{ContainerSpec, Kind, PullPolicy, Resource, ResourceKey, Spec, pull_policy_or_default};
 use crate::oci::{Digest, Reference};
@@ -64,7 +64,7 @@ impl Node {
                     Some((namespace, reference, pull_policy_or_default(image.pull_policy, reference)))
                 }
                 Spec::Container(container) => Some((namespace, &container.image, container.pull_policy())),
-                Spec::Namespace(_) | Spec::Tag(_) => None,
+                Spec::Namespace(_) | Spec::Registry(_) | Spec::Tag(_) => None,
             }
         });
         for (namespace, reference, policy) in wanted.filter(|_| self.asks_registries) {
@@ -114,6 +114,7 @@ impl Node {
         match (&step.action, &step.target) {
             (Action::Remove, None) => self.remove(&step.key)?,
             (_, Some(Target::Namespace(resource))) => self.apply_namespace(resource)?,
+            (_, Some(Target::Registry(resource))) => self.apply_registry(resource)?,
             (_, Some(Target::Pull { reference, digest, resource })) => {
                 let digest = self.pull(step, reference, digest.as_ref())?;
                 let role = if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied };
@@ -185,6 +186,7 @@ impl Node {
         let gone = || format!("{key} is not here");
         match key.kind {
             Kind::Namespace => self.state.namespaces.remove(&key.name).map(drop).ok_or_else(gone),
+            Kind::Registry => self.state.registries.remove(&key.name).map(drop).ok_or_else(gone),
             Kind::Container => {
                 let name = (key.namespace.clone(), key.name.clone());
                 self.state.containers.remove(&name).map(drop).ok_or_else(gone)
@@ -207,6 +209,14 @@ impl Node {
         let metadata = resource.metadata.clone();
         let (labels, annotations, spec) = (metadata.labels, metadata.annotations, spec.clone());
         self.state.namespaces.insert(metadata.name, ObservedNamespace { labels, annotations, spec });
+        Ok(())
+    }
+
+    fn apply_registry(&mut self, resource: &Resource) -> Result<(), String> {
+        let Spec::Registry(spec) = &resource.spec else { return Err("it is no registry".into()) };
+        let metadata = resource.metadata.clone();
+        let (labels, annotations, spec) = (metadata.labels, metadata.annotations, (**spec).clone());
+        self.state.registries.insert(metadata.name, ObservedRegistry { labels, annotations, spec });
         Ok(())
     }
 
@@ -254,7 +264,8 @@ impl Node {
             None => Default::default(),
         };
         let source = declared_by(step)?;
-        let seen = ObservedReference { digest, role, source, labels, annotations, complete: true };
+        let kept = !matches!(resource.map(|resource| &resource.spec), Some(Spec::Image(spec)) if !spec.is_kept());
+        let seen = ObservedReference { digest, role, source, labels, annotations, complete: true, kept };
         self.state.references.insert((step.key.namespace.clone(), reference.clone()), seen);
         Ok(())
     }

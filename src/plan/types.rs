@@ -1,10 +1,10 @@
 //! The planner's vocabulary: what is wanted, what is there, and the steps between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{ContainerSpec, Kind, NamespaceSpec, Place, Resource, ResourceKey};
+use crate::manifest::{ContainerSpec, Kind, NamespaceSpec, Place, RegistrySpec, Resource, ResourceKey};
 use crate::oci::{Digest, Reference};
 
 /// Who declared a resource. Printed as `dir:shop/web.yaml`, `apply:NAME`, `cli`.
@@ -80,6 +80,10 @@ pub struct Desired {
 pub struct Observed {
     /// Namespaces with settings of their own that have been applied.
     pub namespaces: BTreeMap<String, ObservedNamespace>,
+    /// How registries are reached by what was applied, by host.
+    pub registries: BTreeMap<String, ObservedRegistry>,
+    /// Names of credentials that the configuration knows.
+    pub pull_secrets: BTreeSet<String>,
     /// References by namespace.
     pub references: BTreeMap<(String, Reference), ObservedReference>,
     /// Containers by namespace and name.
@@ -99,6 +103,17 @@ pub struct ObservedNamespace {
     pub annotations: BTreeMap<String, String>,
     /// Settings applied.
     pub spec: NamespaceSpec,
+}
+
+/// A registry's applied policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedRegistry {
+    /// Labels applied.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations applied.
+    pub annotations: BTreeMap<String, String>,
+    /// The policy applied.
+    pub spec: RegistrySpec,
 }
 
 /// Why a reference is on the node.
@@ -127,6 +142,8 @@ pub struct ObservedReference {
     pub annotations: BTreeMap<String, String>,
     /// Every blob of it is in the store and its layers are unpacked.
     pub complete: bool,
+    /// Garbage collection spares it though nothing uses it.
+    pub kept: bool,
 }
 
 /// One image inside an archive.
@@ -254,6 +271,8 @@ impl std::fmt::Display for Step {
 pub enum Target {
     /// Apply a namespace's settings.
     Namespace(Resource),
+    /// Reach a host by this policy from now on.
+    Registry(Resource),
     /// Have this reference point at an image fetched from its registry. When the digest is known and all of
     /// it is in the store, only the reference (role, labels, source) is written and no registry is asked.
     Pull {
@@ -348,7 +367,7 @@ impl Plan {
 /// Orders kinds for planning: what a resource needs comes before it.
 pub fn rank(kind: Kind) -> u8 {
     match kind {
-        Kind::Namespace => 0,
+        Kind::Namespace | Kind::Registry => 0,
         Kind::Image => 1,
         Kind::Tag => 2,
         Kind::Container => 3,

@@ -3,8 +3,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Declared, Desired, Observed, ObservedReference, Problem, Severity, archives};
-use crate::manifest::{PullPolicy, Resource, Spec, TagSpec, pull_policy_or_default};
+use super::{Declared, Desired, Observed, ObservedReference, Problem, Severity, Source, archives, registries};
+use crate::manifest::{ImageSpec, PullPolicy, Resource, Spec, TagSpec, pull_policy_or_default};
 use crate::oci::{Digest, Reference};
 
 /// A reference in its namespace.
@@ -68,12 +68,23 @@ impl<'a> Wants<'a> {
         let (Some(first), Some(second)) = (entry.get().declared(), want.declared()) else { return };
         entry.insert(Want::Keep { declared: first });
         let (first_key, key) = (first.resource.key(), second.resource.key());
-        let first_place = first.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+        let by_hand = [first, second].into_iter().any(|declared| declared.source == Source::Cli);
         self.problems.push(Problem {
-            message: format!("{key} and {first_key}{first_place} both give the reference {}", name.1),
+            message: format!(
+                "{key} ({}) and {first_key} ({}) both give the reference {}",
+                origin(second),
+                origin(first),
+                name.1
+            ),
             key,
-            place: second.place_of("spec.reference"),
-            help: Some("take one of them away; until then the reference stays as it is".into()),
+            place: second.place_of("spec.reference").or_else(|| first.place_of("spec.reference")),
+            help: Some(match by_hand {
+                true => format!(
+                    "what was made by hand goes with `bayplan -n {} rmi {}`; until then the reference stays as it is",
+                    name.0, name.1
+                ),
+                false => "take one of them away; until then the reference stays as it is".into(),
+            }),
             severity: Severity::Error,
         });
     }
@@ -88,6 +99,13 @@ pub(super) fn collect<'a>(desired: &'a Desired, observed: &'a Observed) -> Wants
     for (key, declared) in &desired.resources {
         let namespace = declared.resource.metadata.namespace.as_str();
         match &declared.resource.spec {
+            Spec::Image(spec) if spec.archive.is_none() && unknown_secret(spec, observed).is_some() => {
+                if let (Some((index, name)), Some(reference)) = (unknown_secret(spec, observed), &spec.reference) {
+                    let field = format!("spec.pullSecrets[{index}]");
+                    wants.problems.push(registries::unknown_secret(declared, name, &field, observed));
+                    wants.claim((namespace, reference), Want::Keep { declared });
+                }
+            }
             Spec::Image(spec) => match (&spec.archive, &spec.reference) {
                 (Some(path), _) => archives::want(declared, spec, path, observed, &mut wants),
                 (None, Some(reference)) => {
@@ -116,7 +134,7 @@ pub(super) fn collect<'a>(desired: &'a Desired, observed: &'a Observed) -> Wants
                     wants.claim((namespace, &spec.reference), Want::Tag { declared, spec });
                 }
             }
-            Spec::Namespace(_) | Spec::Container(_) => {}
+            Spec::Namespace(_) | Spec::Registry(_) | Spec::Container(_) => {}
         }
     }
     for (name, declared) in std::mem::take(&mut wants.protected) {
@@ -137,6 +155,22 @@ pub(super) fn collect<'a>(desired: &'a Desired, observed: &'a Observed) -> Wants
         }
     }
     wants
+}
+
+/// Who declared it, and where.
+fn origin(declared: &Declared) -> String {
+    match (&declared.source, &declared.place) {
+        (Source::Cli, _) => "made by hand".to_owned(),
+        (source, None) => source.to_string(),
+        (Source::Apply(set), Some(place)) => format!("apply:{set}, {place}"),
+        (Source::Directory(_), Some(place)) => place.to_string(),
+    }
+}
+
+/// The first pull secret of an image that the configuration does not know.
+fn unknown_secret<'a>(spec: &'a ImageSpec, observed: &Observed) -> Option<(usize, &'a str)> {
+    let names = spec.pull_secrets.iter().map(|secret| secret.name.as_str()).enumerate();
+    names.into_iter().find(|(_, name)| !observed.pull_secrets.contains(*name))
 }
 
 /// Of two containers' policies the one that asks the registry more often.

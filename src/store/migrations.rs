@@ -6,7 +6,8 @@ use rusqlite::Connection;
 
 use super::{Result, StoreError};
 
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE declared (namespace TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL,
         PRIMARY KEY (namespace, kind, name)) WITHOUT ROWID;
     CREATE TABLE container (namespace TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL,
@@ -17,7 +18,9 @@ const STEPS: [&str; 1] = ["
     CREATE TABLE manifest_file (path TEXT PRIMARY KEY, hash TEXT NOT NULL, content BLOB NOT NULL);
     CREATE TABLE value (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE event (id INTEGER PRIMARY KEY, record TEXT NOT NULL);
-"];
+",
+    "CREATE TABLE registry (host TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
+];
 
 /// Brings the schema up to date, each step in a transaction with its number.
 pub(super) fn run(path: &Path, connection: &mut Connection) -> Result<()> {

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub use records::{
     ContainerRecord, DeclaredRecord, EventRecord, EventType, ManifestFile, NamespaceRecord, ReferenceRecord,
+    RegistryRecord,
 };
 
 use crate::error::{Class, Fault};
@@ -285,6 +286,30 @@ impl Store {
         let done = connection
             .prepare_cached("DELETE FROM namespace WHERE name = ?1")
             .and_then(|mut s| s.execute(params![name]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// How every declared host is reached.
+    pub fn registries(&self) -> Result<Vec<RegistryRecord>> {
+        self.all("registry")
+    }
+
+    /// Writes how a host is reached.
+    pub fn put_registry(&self, record: &RegistryRecord) -> Result<()> {
+        let text = self.encode("registry", record)?;
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("INSERT OR REPLACE INTO registry VALUES (?1, ?2)")
+            .and_then(|mut s| s.execute(params![record.host, text]));
+        self.sqlite(done).map(drop)
+    }
+
+    /// Forgets how a host is reached.
+    pub fn remove_registry(&self, host: &str) -> Result<()> {
+        let connection = self.lock();
+        let done = connection
+            .prepare_cached("DELETE FROM registry WHERE host = ?1")
+            .and_then(|mut s| s.execute(params![host]));
         self.sqlite(done).map(drop)
     }
 

@@ -88,10 +88,21 @@ pub struct ReferenceRecord {
     pub annotations: BTreeMap<String, String>,
     /// Made anew with each creation.
     pub uid: String,
+    /// Garbage collection spares it though nothing uses it.
+    #[serde(default = "kept", skip_serializing_if = "is_kept")]
+    pub kept: bool,
     /// Counts its moves, from 1.
     pub revision: u64,
     /// When it was made.
     pub created: jiff::Timestamp,
+}
+
+fn kept() -> bool {
+    true
+}
+
+fn is_kept(kept: &bool) -> bool {
+    *kept
 }
 
 /// A namespace's settings.
@@ -100,6 +111,23 @@ pub struct NamespaceRecord {
     /// Its name.
     pub name: String,
     /// Its settings.
+    pub resource: Resource,
+    /// Who declared it.
+    pub source: Source,
+    /// Made anew with each creation.
+    pub uid: String,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+}
+
+/// How a host is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegistryRecord {
+    /// The host.
+    pub host: String,
+    /// Its policy.
     pub resource: Resource,
     /// Who declared it.
     pub source: Source,

@@ -8,6 +8,7 @@
 // In test programs a failed unwrap is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod gate;
 mod image;
 mod leaks;
 mod node;
@@ -18,6 +19,7 @@ mod apply;
 mod bad_files;
 mod broken_runtime;
 mod crashes;
+mod declared_images;
 mod diff_apply;
 mod directory;
 mod disk_full;
@@ -28,9 +30,11 @@ mod main_job;
 mod no_daemon;
 mod orphans;
 mod peers;
+mod prefetch;
 mod reboot;
 mod reload;
 mod restart;
+mod seeing;
 mod status;
 mod store;
 mod together;

@@ -353,7 +353,7 @@ impl Run {
             .filter_map(|line| {
                 let mut words = line.split_whitespace();
                 let (first, kind, name) = (words.next()?, words.next()?, words.next()?);
-                let known = ["namespace", "image", "tag", "container"].contains(&kind);
+                let known = ["namespace", "registry", "image", "tag", "container"].contains(&kind);
                 (mark(first) && known).then(|| format!("{first} {kind} {}", name.trim_end_matches(':')))
             })
             .collect()

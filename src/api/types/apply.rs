@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Transfer;
 use crate::error::Fault;
 use crate::manifest::ResourceKey;
 use crate::plan::{Declared, Problem, Step};
@@ -112,6 +113,11 @@ pub enum ApplyEvent {
     Note {
         /// A sentence for people.
         message: String,
+    },
+    /// A blob of an image that one of the steps pulls moves on. Not every byte is told.
+    Progress {
+        /// Where it is.
+        transfer: Transfer,
     },
     /// The last event, before the fault of a `sync` that leaves a removal held.
     Summary {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::Portion;
 use crate::manifest::{API_VERSION, Kind, ResourceKey};
 use crate::oci::{Digest, Platform};
 use crate::plan::Source;
@@ -95,6 +96,8 @@ pub struct ItemMetadata {
 pub enum Status {
     /// Of a namespace.
     Namespace(NamespaceStatus),
+    /// Of a registry.
+    Registry(RegistryStatus),
     /// Of an image.
     Image(ImageStatus),
     /// Of a tag.
@@ -108,6 +111,7 @@ impl Status {
     pub fn kind(&self) -> Kind {
         match self {
             Status::Namespace(_) => Kind::Namespace,
+            Status::Registry(_) => Kind::Registry,
             Status::Image(_) => Kind::Image,
             Status::Tag(_) => Kind::Tag,
             Status::Container(_) => Kind::Container,
@@ -118,6 +122,7 @@ impl Status {
     pub fn conditions(&self) -> &[Condition] {
         match self {
             Status::Namespace(status) => &status.conditions,
+            Status::Registry(status) => &status.conditions,
             Status::Image(status) => &status.conditions,
             Status::Tag(status) => &status.conditions,
             Status::Container(status) => &status.conditions,
@@ -140,6 +145,7 @@ impl<'de> Deserialize<'de> for Item {
         let raw = Raw::deserialize(deserializer)?;
         let status = match raw.kind {
             Kind::Namespace => serde_json::from_value(raw.status).map(Status::Namespace),
+            Kind::Registry => serde_json::from_value(raw.status).map(Status::Registry),
             Kind::Image => serde_json::from_value(raw.status).map(Status::Image),
             Kind::Tag => serde_json::from_value(raw.status).map(Status::Tag),
             Kind::Container => serde_json::from_value(raw.status).map(Status::Container),
@@ -243,6 +249,9 @@ pub struct ContainerStatus {
     pub address: Option<String>,
     /// The log file of the current attempt.
     pub log_path: Option<String>,
+    /// How far its image is, while that is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Portion>,
     /// Why it is where it is.
     pub conditions: Vec<Condition>,
 }
@@ -266,6 +275,7 @@ impl ContainerStatus {
             image_digest: None,
             address: None,
             log_path: None,
+            progress: None,
             conditions: Vec::new(),
         }
     }
@@ -286,6 +296,9 @@ pub struct ImageStatus {
     /// Bytes of its snapshots on disk, once they were measured.
     #[serde(default)]
     pub unpacked_size: Option<u64>,
+    /// How far it is, while it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Portion>,
     /// Names of the containers of its namespace that run it.
     pub used_by: Vec<String>,
     /// Why it is as it is.
@@ -314,6 +327,15 @@ pub struct TagStatus {
     /// Names of the containers of its namespace that run it.
     #[serde(default)]
     pub used_by: Vec<String>,
+    /// Why it is as it is.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// State of a registry: whether it is reached as declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryStatus {
     /// Why it is as it is.
     #[serde(default)]
     pub conditions: Vec<Condition>,

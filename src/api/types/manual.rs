@@ -76,7 +76,7 @@ pub enum PullEvent {
         state: BlobState,
         /// Bytes done.
         done: u64,
-        /// Bytes in all.
+        /// Bytes in all; 0 where they are not known.
         total: u64,
     },
     /// The last event: the image is here and unpacked.

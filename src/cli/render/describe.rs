@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::table::{NONE, Table};
 use super::{events, prose, size, time, yaml};
-use crate::api::{Condition, ContainerStatus, EventRecord, Item, Status};
+use crate::api::{Condition, ContainerStatus, EventRecord, Item, Portion, Status};
 use crate::error::Result;
 use crate::oci::Digest;
 
@@ -78,13 +78,18 @@ fn status(status: &Status, now: Timestamp) -> Vec<(&'static str, String)> {
             ("Images", status.images.to_string()),
             ("Tags", status.tags.to_string()),
         ],
-        Status::Image(status) => vec![
-            ("Digest", digest(&status.digest)),
-            ("Size", status.size.map_or_else(String::new, size)),
-            ("Platforms", status.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-            ("Unpacked", status.unpacked.to_string()),
-            ("Used by", status.used_by.join(", ")),
-        ],
+        Status::Registry(_) => Vec::new(),
+        Status::Image(status) => {
+            let mut fields = vec![
+                ("Digest", digest(&status.digest)),
+                ("Size", status.size.map_or_else(String::new, size)),
+                ("Platforms", status.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+                ("Unpacked", status.unpacked.to_string()),
+                ("Used by", status.used_by.join(", ")),
+            ];
+            fields.extend(status.progress.map(|portion| ("Pulling", pulling(portion))));
+            fields
+        }
         Status::Tag(status) => vec![("Digest", digest(&status.digest)), ("Used by", status.used_by.join(", "))],
         Status::Container(status) => container(status, now),
     }
@@ -114,10 +119,16 @@ fn container(status: &ContainerStatus, now: Timestamp) -> Vec<(&'static str, Str
         ("Address", status.address.clone().unwrap_or_default()),
         ("Log", status.log_path.clone().unwrap_or_default()),
     ];
+    fields.extend(status.progress.map(|portion| ("Pulling", pulling(portion))));
     if status.next_start.is_some() {
         fields.push(("Next start", at(status.next_start)));
     }
     fields
+}
+
+/// How far an image is: `42%, 66.4 MB of 158 MB`.
+fn pulling(portion: Portion) -> String {
+    format!("{}%, {} of {}", portion.percent(), size(portion.done), size(portion.total))
 }
 
 fn conditions(text: &mut String, conditions: &[Condition], now: Timestamp) {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::table::{NONE, Table};
 use super::{json, size, time, yaml};
-use crate::api::{Item, List, Status};
+use crate::api::{Item, List, Phase, Status};
 use crate::cli::args::Output;
 use crate::error::Result;
 use crate::manifest::Kind;
@@ -47,9 +47,10 @@ pub(in crate::cli) fn items(items: Vec<Item>, style: Style) -> Result<String> {
 
 fn table(items: &[Item], kind: Kind, prefixed: bool, style: Style) -> String {
     let wide = style.output == Output::Wide;
-    let namespaced = style.all_namespaces && kind != Kind::Namespace;
+    let namespaced = style.all_namespaces && !kind.is_node_wide();
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Kind::Namespace => (&["NAME", "CONTAINERS", "IMAGES", "TAGS", "AGE"], &["SOURCE"]),
+        Kind::Registry => (&["NAME", "MIRRORS", "TLS", "AGE"], &["SERVER", "SOURCE"]),
         Kind::Image => (&["NAME", "DIGEST", "SIZE", "PLATFORMS", "AGE"], &["UNPACKED", "USED BY", "SOURCE"]),
         Kind::Tag => (&["NAME", "TARGET", "DIGEST", "AGE"], &["USED BY", "SOURCE"]),
         Kind::Container => (
@@ -83,10 +84,16 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
         Status::Namespace(status) => {
             (vec![status.containers.to_string(), status.images.to_string(), status.tags.to_string(), age], vec![])
         }
+        Status::Registry(_) => {
+            (vec![mirrors(&item.spec), tls(&item.spec).to_owned(), age], vec![text(&item.spec, "server")])
+        }
         Status::Image(status) => (
             vec![
                 digest(status.digest.as_ref()),
-                status.size.map_or_else(String::new, size),
+                match status.progress {
+                    Some(portion) => format!("{}% of {}", portion.percent(), size(portion.total)),
+                    None => status.size.map_or_else(String::new, size),
+                },
                 platforms(&status.platforms),
                 age,
             ],
@@ -97,7 +104,10 @@ fn columns(item: &Item, now: Timestamp) -> (Vec<String>, Vec<String>) {
         }
         Status::Container(status) => (
             vec![
-                status.phase.to_string(),
+                match status.progress.filter(|_| status.phase == Phase::Pulling) {
+                    Some(portion) => format!("{} {}%", status.phase, portion.percent()),
+                    None => status.phase.to_string(),
+                },
                 yes(status.ready),
                 status.restarts.to_string(),
                 age,
@@ -178,6 +188,22 @@ fn platforms(platforms: &[crate::oci::Platform]) -> String {
 
 fn text(spec: &Value, field: &str) -> String {
     spec.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The mirrors' URLs, in their order.
+fn mirrors(spec: &Value) -> String {
+    let mirrors = spec.get("mirrors").and_then(Value::as_array).into_iter().flatten();
+    mirrors.map(|mirror| text(mirror, "url")).collect::<Vec<_>>().join(",")
+}
+
+/// How far the host itself is trusted.
+fn tls(spec: &Value) -> &'static str {
+    let is = |field: &str| spec.get(field).and_then(Value::as_bool).unwrap_or_default();
+    match (is("plainHTTP"), is("skipVerify")) {
+        (true, _) => "none",
+        (false, true) => "unverified",
+        (false, false) => "verified",
+    }
 }
 
 fn shown<T: ToString>(value: Option<T>) -> String {

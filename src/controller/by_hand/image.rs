@@ -20,12 +20,12 @@ impl Node {
         tokio::spawn(async move {
             let telling = sender.clone();
             let progress: Progress = Arc::new(move |event| {
-                let (state, done, total) = match event.state {
-                    ProgressState::Waiting => (BlobState::Waiting, 0, 0),
-                    ProgressState::Downloading { done, total } => (BlobState::Downloading, done, total),
-                    ProgressState::Done => (BlobState::Done, 0, 0),
-                    ProgressState::Unpacking => (BlobState::Unpacking, 0, 0),
+                let done = match event.state {
+                    ProgressState::Waiting => 0,
+                    ProgressState::Downloading { done, .. } => done,
+                    ProgressState::Done | ProgressState::Unpacking => event.size,
                 };
+                let (state, total) = (crate::controller::progress::blob_state(&event.state), event.size);
                 // A slow reader misses progress, never the pull.
                 let _ = telling.try_send(Ok(PullEvent::Blob { digest: event.digest, state, done, total }));
             });

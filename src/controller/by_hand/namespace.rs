@@ -40,7 +40,7 @@ impl Node {
         let key = ResourceKey::new(Kind::Namespace, &request.name, &request.name);
         let inside = self.list(&Query { kinds: Vec::new(), namespace: Some(request.name.clone()), name: None })?;
         let left: Vec<String> =
-            inside.iter().filter(|item| item.kind != Kind::Namespace).map(|item| item.key().to_string()).collect();
+            inside.iter().filter(|item| !item.kind.is_node_wide()).map(|item| item.key().to_string()).collect();
         if !left.is_empty() {
             return Err(Fault::new(Class::Refused, format!("namespace {} is not empty: {}", request.name, few(&left)))
                 .help("remove what is inside first"));

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
+use super::declared::DeclaredRegistry;
 use super::hosts::{self, Capabilities, HostSettings, HostsFile};
 use super::proxy::Proxies;
 use super::transport::shown_host;
@@ -86,8 +87,12 @@ pub struct Directory {
     connect: Duration,
     proxies: Arc<Proxies>,
     system: Arc<Trust>,
+    declared: RwLock<Arc<[DeclaredRegistry]>>,
     cache: Mutex<HashMap<String, Cached>>,
 }
+
+/// Stands for every host of which nothing is said.
+const DEFAULT_HOST: &str = "_default";
 
 /// Hosts remembered at most.
 const MAX_CACHED: usize = 256;
@@ -97,7 +102,30 @@ impl Directory {
     pub fn new(root: PathBuf, connect: Duration, proxies: Proxies) -> Self {
         let proxies = Arc::new(proxies);
         let system = Arc::new(Trust::system(connect, Arc::clone(&proxies)));
-        Self { root, connect, proxies, system, cache: Mutex::default() }
+        Self { root, connect, proxies, system, declared: RwLock::new(Arc::from([])), cache: Mutex::default() }
+    }
+
+    /// What is declared of hosts from now on. It goes before their files.
+    pub fn declare(&self, declared: Vec<DeclaredRegistry>) {
+        *self.declared.write().unwrap_or_else(PoisonError::into_inner) = declared.into();
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// All that is declared.
+    pub fn all_declared(&self) -> Vec<DeclaredRegistry> {
+        self.declared.read().unwrap_or_else(PoisonError::into_inner).to_vec()
+    }
+
+    /// What is declared of a host by its own name, or of all others under [`DEFAULT_HOST`].
+    fn declared(&self, name: &str) -> Option<DeclaredRegistry> {
+        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner);
+        declared.iter().find(|registry| registry.host == name).cloned()
+    }
+
+    /// The credential file that is declared for a host.
+    pub fn auth_file(&self, host: &str) -> Option<PathBuf> {
+        let own = |name: &str| self.declared(name).map(|registry| registry.auth_file);
+        own(host).or_else(|| own(DEFAULT_HOST)).flatten()
     }
 
     /// Who is asked for the references of `host`, in order; the upstream is last. An error begins with a file.
@@ -118,19 +146,37 @@ impl Directory {
     }
 
     fn read(&self, host: &str, seen: &mut Seen) -> Found {
+        let declared = |name: &str| self.declared(name).map(|registry| (registry.hosts(host), registry.host));
+        if let Some((file, name)) = declared(host) {
+            return self.described(&file?, host, &format!("registry {name}"), seen);
+        }
         let plain = || Arc::from([Arc::new(Endpoint::plain(host, Arc::clone(&self.system)))]);
         let Some(dir) = directories(&self.root, host).into_iter().find(|dir| {
             seen.look(dir);
             dir.is_dir()
         }) else {
-            return Ok(plain());
+            return match declared(DEFAULT_HOST) {
+                Some((file, name)) => self.described(&file?, host, &format!("registry {name}"), seen),
+                None => Ok(plain()),
+            };
         };
+        // A host's own file goes before the policy of all others, and that before their file.
+        if dir.ends_with(DEFAULT_HOST)
+            && let Some((file, name)) = declared(DEFAULT_HOST)
+        {
+            return self.described(&file?, host, &format!("registry {name}"), seen);
+        }
         let path = dir.join("hosts.toml");
         seen.look(&path);
         let file = match read_text(&path)? {
             Some(text) => hosts::parse(&path, &text)?,
             None => HostsFile { upstream: certificates(&dir)?, ..HostsFile::default() },
         };
+        self.described(&file, host, &dir.display().to_string(), seen)
+    }
+
+    /// The endpoints of what is said of a host; `place` is where, for errors.
+    fn described(&self, file: &HostsFile, host: &str, place: &str, seen: &mut Seen) -> Found {
         let mut endpoints = Vec::new();
         for (settings, upstream) in
             file.mirrors.iter().map(|m| (m, false)).chain(std::iter::once((&file.upstream, true)))
@@ -141,7 +187,7 @@ impl Directory {
                 key.iter().for_each(|key| seen.look(key));
             });
             let trust = Trust::of(settings, self.connect, Arc::clone(&self.proxies))
-                .map_err(|why| format!("{}: {why}", dir.display()))?;
+                .map_err(|why| format!("{place}: {why}"))?;
             endpoints.push(Arc::new(Endpoint::of(settings, host, upstream, trust)));
         }
         Ok(endpoints.into())
@@ -165,7 +211,7 @@ fn directories(root: &Path, host: &str) -> Vec<PathBuf> {
     {
         found.push(root.join(format!("{name}_{port}_")));
     }
-    found.extend([root.join(host), root.join("_default")]);
+    found.extend([root.join(host), root.join(DEFAULT_HOST)]);
     found
 }
 

@@ -9,7 +9,7 @@
 //! | `session` | one reference's conversation: fall-through from mirror to mirror |
 //! | `authorize`, `auth` | one request to one host: redirects, challenges, tokens |
 //! | `write`, `upload` | what a push needs beyond reading: requests with bodies, one blob there |
-//! | `endpoint`, [`hosts`] | who is asked: `hosts.toml`, found and parsed |
+//! | `endpoint`, [`hosts`], [`declared`] | who is asked: `hosts.toml`, found and parsed, and what goes before it |
 //! | `trust`, [`proxy`] | TLS and the way there |
 //! | `patience` | tries, pauses, the pace of a body |
 //! | [`credentials`], [`login`] | `auth.json` and helpers, read and written |
@@ -17,6 +17,7 @@
 mod auth;
 mod authorize;
 pub mod credentials;
+pub mod declared;
 mod endpoint;
 pub mod hosts;
 pub mod login;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::auth::Remembered;
 use super::authorize::{Ask, Asker};
+use super::declared::DeclaredRegistry;
 use super::endpoint::Directory;
 use super::patience::Body;
 use super::trust::Scheme;
@@ -65,13 +67,25 @@ impl Registries {
 
     /// Says something else from the next request on.
     pub fn configure(&self, config: RegistryConfig) {
-        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory_of(&config));
+        let directory = directory_of(&config);
+        directory.declare(self.directory().all_declared());
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// Who is asked for which host.
     pub(super) fn directory(&self) -> Arc<Directory> {
         Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reaches these hosts in this way from now on, whatever files say of them.
+    pub fn declare(&self, declared: Vec<DeclaredRegistry>) {
+        self.directory().declare(declared);
+    }
+
+    /// The credential file that is declared for a host.
+    pub fn declared_auth_file(&self, host: &str) -> Option<PathBuf> {
+        self.directory().auth_file(host)
     }
 
     /// Asks by the scheme the host speaks, and finds out which where nobody said.

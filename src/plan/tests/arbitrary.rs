@@ -8,8 +8,8 @@ use proptest::sample::{select, subsequence};
 
 use super::world::{digest, file, reference};
 use crate::manifest::{
-    ContainerSpec, HANDLE, ImageSpec, Metadata, NamespaceSpec, Place, PullPolicy, Resource, RestartPolicy, Spec,
-    TagSpec,
+    ContainerSpec, HANDLE, ImageSpec, Metadata, NamespaceSpec, Place, PullPolicy, RegistrySpec, Resource,
+    RestartPolicy, Spec, TagSpec,
 };
 use crate::oci::{Digest, Reference};
 use crate::plan::simulation::Node;
@@ -73,10 +73,13 @@ fn a_spec() -> impl Strategy<Value = ContainerSpec> {
 }
 
 fn a_resource() -> impl Strategy<Value = (Option<String>, Spec)> {
-    let image = (a_reference(), a_policy()).prop_map(|(reference, pull_policy)| {
-        let name = reference.to_string();
-        (Some(name), Spec::Image(ImageSpec { reference: Some(reference), pull_policy, ..ImageSpec::default() }))
-    });
+    let image = (a_reference(), a_policy(), select(vec![None, Some(true), Some(false)])).prop_map(
+        |(reference, pull_policy, keep)| {
+            let name = reference.to_string();
+            let spec = ImageSpec { reference: Some(reference), pull_policy, keep, ..ImageSpec::default() };
+            (Some(name), Spec::Image(spec))
+        },
+    );
     let archive = (select(&ARCHIVES[..]), proptest::option::of(a_reference())).prop_map(|(path, reference)| {
         let name = reference.as_ref().map_or("handle".to_owned(), ToString::to_string);
         (Some(name), Spec::Image(ImageSpec { reference, archive: Some(path.into()), ..ImageSpec::default() }))
@@ -85,14 +88,18 @@ fn a_resource() -> impl Strategy<Value = (Option<String>, Spec)> {
         .prop_map(|(reference, source)| (Some(reference.to_string()), Spec::Tag(TagSpec { reference, source })));
     let container = (select(&CONTAINERS[..]), a_spec())
         .prop_map(|(name, spec)| (Some(name.to_owned()), Spec::Container(Box::new(spec))));
+    let registry = (select(&["r.io", "t.io", "_default"][..]), any::<bool>()).prop_map(|(host, plain_http)| {
+        let spec = RegistrySpec { host: host.to_owned(), plain_http, ..RegistrySpec::default() };
+        (Some(host.to_owned()), Spec::Registry(Box::new(spec)))
+    });
     let settings = Just((None, Spec::Namespace(NamespaceSpec::default())));
-    prop_oneof![3 => image, 1 => archive, 4 => tag, 6 => container, 1 => settings]
+    prop_oneof![3 => image, 1 => archive, 4 => tag, 6 => container, 1 => registry, 1 => settings]
 }
 
 fn declared() -> impl Strategy<Value = Declared> {
     (select(&NAMESPACES[..]), a_resource(), labels(), a_source()).prop_map(
         |(namespace, (name, spec), labels, source)| {
-            let is_settings = name.is_none();
+            let is_settings = name.is_none() || matches!(spec, Spec::Registry(_));
             let metadata = Metadata {
                 name: name.unwrap_or(namespace.to_owned()),
                 namespace: if is_settings { String::new() } else { namespace.to_owned() },
@@ -114,7 +121,15 @@ fn seen_reference() -> impl Strategy<Value = ObservedReference> {
     (a_digest(), role, a_source(), labels(), any::<bool>()).prop_map(|(digest, role, source, labels, handled)| {
         let labels = if role == ReferenceRole::Implied { BTreeMap::new() } else { labels };
         let handle = (handled && role == ReferenceRole::Image).then(|| (HANDLE.to_owned(), "handle".to_owned()));
-        ObservedReference { digest, role, source, labels, annotations: handle.into_iter().collect(), complete: true }
+        ObservedReference {
+            digest,
+            role,
+            source,
+            labels,
+            annotations: handle.into_iter().collect(),
+            complete: true,
+            kept: true,
+        }
     })
 }
 

@@ -219,7 +219,7 @@ fn two_sources_of_one_reference_are_both_named_and_neither_is_taken() {
     assert_eq!(lines(&plan), ["+ image shop/r.io/web:2: not on the node"]);
     assert_eq!(
         plan.problems[0].message,
-        "tag shop/r.io/web:1 and image shop/r.io/web:1 (shop.yaml:1:1) both give the reference r.io/web:1"
+        "tag shop/r.io/web:1 (shop.yaml:1:1) and image shop/r.io/web:1 (shop.yaml:1:1) both give the reference r.io/web:1"
     );
 }
 

@@ -4,5 +4,6 @@ mod arbitrary;
 mod container_rules;
 mod image_rules;
 mod properties;
+mod registry_rules;
 mod rules;
 mod world;

@@ -82,7 +82,8 @@ pub fn key(text: &str) -> ResourceKey {
     let (kind, name) = text.split_once(' ').unwrap();
     let kind = Kind::ALL.into_iter().find(|known| known.word() == kind).unwrap();
     match name.split_once('/') {
-        Some((namespace, name)) if kind != Kind::Namespace => ResourceKey::new(kind, namespace, name),
+        Some((namespace, name)) if !kind.is_node_wide() => ResourceKey::new(kind, namespace, name),
+        _ if kind == Kind::Registry => ResourceKey::new(kind, "", name),
         _ => ResourceKey::new(kind, name, name),
     }
 }
