@@ -4,6 +4,8 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BIN_DIR ?= target/release
 CARGO   ?= cargo
+# What `version` names; nothing where there is no git checkout.
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -58,7 +60,7 @@ bench: ## Measures side by side with runc, and prints the table of docs/SPECIFIC
 
 build: ## Release binaries in target/release
 	@tests/prerequisites.sh build
-	$(CARGO) build --locked --release --bins
+	BAYPLAN_COMMIT="$(COMMIT)" $(CARGO) build --locked --release --bins
 
 schema: ## Writes schema/*.json anew from the manifest types
 	UPDATE_SCHEMA=1 $(CARGO) test --locked --test manifests

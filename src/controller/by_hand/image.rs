@@ -130,11 +130,12 @@ impl Node {
         }
         let users: Vec<String> = self.users_of(&namespace, &reference);
         if !users.is_empty() && !force {
+            let plural = if users.len() == 1 { "" } else { "s" };
             return Err(Fault::new(
                 Class::Refused,
-                format!("image {namespace}/{reference} is in use by container {}", users.join(", ")),
+                format!("image {namespace}/{reference} is in use by container{plural} {}", users.join(", ")),
             )
-            .help("remove the container first, or use rmi -f"));
+            .help(format!("remove the container{plural} first, or use rmi -f")));
         }
         let declared = [Kind::Image, Kind::Tag]
             .into_iter()
