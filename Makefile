@@ -5,7 +5,7 @@ DESTDIR ?=
 BIN_DIR ?= target/release
 CARGO   ?= cargo
 # What `version` names; nothing where there is no git checkout.
-COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null)
+COMMIT  ?= $(shell [ ! -e .git ] || git rev-parse --short HEAD 2>/dev/null)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,6 +17,9 @@ SUDO := sudo -E env PATH=$(PATH)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 export CARGO_TARGET_$(HOST)_RUNNER := $(SUDO)
 endif
+
+# The same for all that build with the release profile, so that none builds anew what another built.
+demo bench build install test-vm: export BAYPLAN_COMMIT := $(COMMIT)
 
 .PHONY: help demo test test-vm lint deny bench build install uninstall schema clean
 .DEFAULT_GOAL := help
@@ -60,7 +63,7 @@ bench: ## Measures side by side with runc, and prints the table of docs/SPECIFIC
 
 build: ## Release binaries in target/release
 	@tests/prerequisites.sh build
-	BAYPLAN_COMMIT="$(COMMIT)" $(CARGO) build --locked --release --bins
+	$(CARGO) build --locked --release --bins
 
 schema: ## Writes schema/*.json anew from the manifest types
 	UPDATE_SCHEMA=1 $(CARGO) test --locked --test manifests
