@@ -10,6 +10,7 @@ pub mod config;
 pub mod controller;
 pub mod engine;
 pub mod error;
+pub mod fifos;
 pub mod image;
 pub mod manifest;
 pub mod network;

@@ -1,30 +1,41 @@
 //! A task in the foreground: its output is ours, our signals are its own, its exit status becomes ours.
 //!
 //! Output travels through FIFOs that the shim writes to. This end is opened before the task is made, so
-//! that nothing written is lost, however short the task lives. The FIFOs' directory is always removed.
+//! that nothing written is lost, however short the task lives. Whoever reads our output may go, as `head` does: then
+//! the task ends as a process on a broken pipe would.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::context::Context;
 use super::progress::{self, Progress};
 use super::ui::{Raw, Ui};
 use crate::api::{
     Client, CreateRequest, Created, Ended, KillRequest, RemoveContainerRequest, Service as _, StartRequest, Stdio,
-    WaitExitRequest,
+    StopRequest, WaitExitRequest,
 };
 use crate::error::{Class, Fault, Result};
+use crate::fifos::{self, Fifos};
 
 /// bayplan itself failed (Docker's and podman's number).
-const FAILED: u8 = 125;
+pub(super) const FAILED: u8 = 125;
+/// Nobody reads the output any more: 128 and SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+/// The signal of a broken pipe.
+const SIGPIPE: i32 = 13;
+/// How long a task may live on after SIGPIPE, which the first process of a container does not get by default, and then
+/// after its stop signal.
+const AFTER_SIGPIPE: Duration = Duration::from_millis(500);
+const AFTER_STOP: Duration = Duration::from_secs(2);
 /// The command is there and cannot be executed (POSIX sh).
 const NOT_EXECUTABLE: u8 = 126;
 /// There is no such command (POSIX sh).
@@ -97,10 +108,12 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     // From here on a signal is the task's: it must not end this process while the directory exists.
     let mut signals = Signals::new()?;
     let (namespace, name) = session.begin.subject();
-    let mut pipes = Pipes::make(&state_directory(&node, context).await?, session.output, session.input)?;
+    let state = state_directory(&node, context).await?;
+    fifos::sweep(&state);
+    let mut pipes = Pipes::make(&state, session.output, session.input)?;
     // From before it is made: what its runtime says goes the same way, and one that says more than a FIFO holds would
     // wait for this reader for ever.
-    let copied = pipes.copy_output(context)?;
+    let (copied, mut lost) = pipes.copy_output(context)?;
     let mut early = Vec::new();
     let created = {
         let begin = begin(&node, session.begin, pipes.stdio(), &mut context.ui);
@@ -120,14 +133,14 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     };
     write_pid(session.pid_file.as_deref(), created.pid)?;
     pipes.copy_input();
-    let kill = |signal| {
-        let request = KillRequest { namespace: namespace.clone(), name: name.clone(), signal, all: false };
+    let kill = |signal, all| {
+        let request = KillRequest { namespace: namespace.clone(), name: name.clone(), signal, all };
         let node = node.clone();
         // One that has ended needs no signal; its exit is on its way.
         async move { drop(node.kill(request).await) }
     };
     for number in early {
-        kill(number).await;
+        kill(number, false).await;
     }
     let request = WaitExitRequest {
         namespace: namespace.clone(),
@@ -138,12 +151,34 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     };
     let exit = node.wait_exit(request);
     tokio::pin!(exit);
+    let mut unread = None;
+    let patience = Fuse::terminated();
+    let stop = Fuse::terminated();
+    tokio::pin!(patience, stop);
     let Ended { exit, removed } = loop {
         tokio::select! {
             ended = &mut exit => break ended?,
-            number = signals.next() => kill(number).await,
+            number = signals.next() => kill(number, false).await,
+            Some(error) = lost.recv(), if unread.is_none() => {
+                unread = Some(error);
+                kill(SIGPIPE, true).await;
+                patience.set(tokio::time::sleep(AFTER_SIGPIPE).fuse());
+            }
+            () = &mut patience => {
+                let grace_ms = u64::try_from(AFTER_STOP.as_millis()).ok();
+                let request = StopRequest { namespace: namespace.clone(), name: name.clone(), grace_ms };
+                stop.set(node.stop(request).fuse());
+            }
+            stopped = &mut stop => match stopped {
+                // It was gone before.
+                Err(fault) if fault.class != Class::NotFound => return Err(fault),
+                _ => {}
+            },
         }
     };
+    if !stop.is_terminated() {
+        drop(stop.await);
+    }
     // A process that outlives the task's may hold a pipe open; it is not waited for.
     let _ = tokio::time::timeout(LAST_OUTPUT, copied).await;
     if session.remove && !removed {
@@ -154,7 +189,11 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
             Err(fault) => context.ui.fault(&fault),
         }
     }
-    Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED))
+    match unread.or_else(|| lost.try_recv().ok()) {
+        None => Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED)),
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE),
+        Some(error) => Err(Fault::new(Class::No, format!("the output of the task could not be written: {error}"))),
+    }
 }
 
 async fn begin(node: &Client, begin: Begin, stdio: Stdio, ui: &mut Ui) -> Result<Created> {
@@ -218,29 +257,25 @@ impl Signals {
     }
 }
 
+/// Tells why the task's output reaches nobody.
+type Lost = mpsc::UnboundedReceiver<io::Error>;
+
 /// FIFOs in a directory of their own, removed when dropped.
 struct Pipes {
-    directory: PathBuf,
+    directory: Fifos,
     /// Open for reading, not blocking yet.
     output: Option<(File, File)>,
     input: bool,
 }
 
-impl Drop for Pipes {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 impl Pipes {
     fn make(state: &Path, output: bool, input: bool) -> Result<Self> {
-        let directory = state.join("fifo").join(uuid::Uuid::new_v4().simple().to_string());
         let fault = |error: &dyn std::fmt::Display| {
-            Fault::new(Class::Runtime, format!("the pipes in {} cannot be made: {error}", directory.display()))
+            Fault::new(Class::Runtime, format!("the pipes in {} cannot be made: {error}", state.join("fifo").display()))
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|error| fault(&error))?;
-        // From here on dropping it cleans up.
-        let mut pipes = Self { directory: directory.clone(), output: None, input };
+        let own = Fifos::make(state).map_err(|error| fault(&error))?;
+        let directory = own.path().to_owned();
+        let mut pipes = Self { directory: own, output: None, input };
         let make = |name: &str| {
             rustix::fs::mknodat(CWD, directory.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
                 .map_err(|error| fault(&error))
@@ -263,7 +298,7 @@ impl Pipes {
     }
 
     fn stdio(&self) -> Stdio {
-        let path = |wanted: bool, name: &str| wanted.then(|| self.directory.join(name));
+        let path = |wanted: bool, name: &str| wanted.then(|| self.directory.path().join(name));
         Stdio {
             stdin: path(self.input, "stdin"),
             stdout: path(self.output.is_some(), "stdout"),
@@ -276,14 +311,16 @@ impl Pipes {
     /// with whoever gave it.
     fn copy_input(&self) {
         if self.input {
-            let fifo = self.directory.join("stdin");
+            let fifo = self.directory.path().join("stdin");
             std::thread::spawn(move || copy_input(&fifo));
         }
     }
 
-    /// Begins to copy; the future is done when both outputs have ended.
-    fn copy_output(&mut self, context: &mut Context) -> Result<impl Future<Output = ()> + use<>> {
+    /// Begins to copy; the future is done when both outputs have ended, and the receiver is told why something could not
+    /// be written.
+    fn copy_output(&mut self, context: &mut Context) -> Result<(impl Future<Output = ()> + use<>, Lost)> {
         let mut ends = Vec::new();
+        let (lost, told) = mpsc::unbounded_channel();
         if let Some((stdout, stderr)) = self.output.take() {
             let (to_stdout, to_stderr) = context.ui.streams()?;
             for (from, to) in [(stdout, to_stdout), (stderr, to_stderr)] {
@@ -291,20 +328,24 @@ impl Pipes {
                     Fault::new(Class::Runtime, format!("the output of the task cannot be read: {error}"))
                 })?;
                 let (done, end) = oneshot::channel::<()>();
+                let lost = lost.clone();
                 std::thread::spawn(move || {
-                    if wait_for_writer(&from) {
-                        copy_output(from, to);
+                    if wait_for_writer(&from)
+                        && let Err(error) = copy_output(from, to)
+                    {
+                        let _ = lost.send(error);
                     }
                     drop(done);
                 });
                 ends.push(end);
             }
         }
-        Ok(async move {
+        let copied = async move {
             for end in ends {
                 let _ = end.await;
             }
-        })
+        };
+        Ok((copied, told))
     }
 }
 
@@ -320,19 +361,18 @@ fn wait_for_writer(from: &File) -> bool {
     }
 }
 
-/// Until the end of either side. A reader of ours that has gone closes the pipe, as a shell's would.
-fn copy_output(mut from: File, mut to: Raw) {
+/// Until the end of either side; an error is one of writing.
+fn copy_output(mut from: File, mut to: Raw) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) => return Ok(()),
             Ok(count) => {
-                if to.write_all(&buffer[..count]).and_then(|()| to.flush()).is_err() {
-                    return;
-                }
+                to.write_all(&buffer[..count])?;
+                to.flush()?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => return Ok(()),
         }
     }
 }
@@ -362,7 +402,7 @@ mod tests {
     fn the_pipes_leave_nothing_behind() {
         let state = tempfile::tempdir().unwrap();
         let pipes = Pipes::make(state.path(), true, true).unwrap();
-        assert_eq!(fs::read_dir(&pipes.directory).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(pipes.directory.path()).unwrap().count(), 3);
         drop(pipes);
         assert_eq!(fs::read_dir(state.path().join("fifo")).unwrap().count(), 0);
     }

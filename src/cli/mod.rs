@@ -115,10 +115,15 @@ fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let Ok(ui) = Ui::of_process() else { return Class::Runtime.exit_status() };
     let mut context = Context::new(cli.global, ui);
+    let in_foreground = is_foreground(&cli.command);
     let status = start(cli.command, &mut context).unwrap_or_else(|fault| {
         context.ui.flush();
         context.ui.fault(&fault);
-        fault.class.exit_status()
+        match fault.class {
+            // The statuses of faults are the process' own there; wrong usage runs nothing.
+            class if in_foreground && class != Class::Usage => foreground::FAILED,
+            class => class.exit_status(),
+        }
     });
     match context.ui.finish() {
         Ok(()) => status,
@@ -126,6 +131,15 @@ fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             context.ui.fault(&fault);
             fault.class.exit_status()
         }
+    }
+}
+
+/// Whether the exit status is that of a process in a container.
+fn is_foreground(command: &Command) -> bool {
+    match command {
+        Command::Run(args) => !args.detach,
+        Command::Task(args) => args.is_foreground(),
+        _ => false,
     }
 }
 

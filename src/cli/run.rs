@@ -14,8 +14,9 @@ use crate::manifest::RestartPolicy;
 /// Make a container and start it
 ///
 /// Without -d its output is shown, signals are passed on, and its exit status becomes this command's own; 125 when bayplan
-/// failed, 126 when the command cannot be executed, 127 when the image has none of that name. Flags stand before IMAGE; what
-/// stands behind ID belongs to the command.
+/// failed, 126 when the command cannot be executed, 127 when the image has none of that name. When nobody reads the output any
+/// more (as in `bayplan run … | head`), its task is ended and the status is 141. Flags stand before IMAGE; what stands behind
+/// ID belongs to the command.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "bayplan run [OPTIONS] IMAGE ID [COMMAND]...")]
 pub struct Args {

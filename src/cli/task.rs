@@ -40,6 +40,13 @@ enum Verb {
     },
 }
 
+impl Args {
+    /// Whether its exit status is the task's.
+    pub(super) fn is_foreground(&self) -> bool {
+        matches!(self.verb, Verb::Start { detach: false, .. })
+    }
+}
+
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     match args.verb {

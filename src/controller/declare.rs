@@ -32,14 +32,17 @@ impl Node {
         tokio::spawn(async move {
             let work = async {
                 if request.dry_run {
-                    let plan = node.dry_run(&node.with(&change), &Scope::Keys(change.scope.clone())).await;
+                    let desired = node.with(&change);
+                    let scope = node.followed(&desired, change.scope.clone()).await;
+                    let plan = node.dry_run(&desired, &scope, Freshness::Known).await;
                     tell_plan(&plan, change.scope.len(), &sender).await;
                     return Ok(());
                 }
                 let total = change.scope.len();
-                let scope = Scope::Keys(change.scope);
                 node.declare(change.set, &change.drop)?;
-                let counts = node.drive(&scope, Freshness::Now, Some(sender.clone()), None).await?;
+                let scope = node.followed(&node.desired(), change.scope.clone()).await;
+                let counts = node.drive(&scope, Freshness::Known, Some(sender.clone()), None).await?;
+                let scope = Scope::Keys(change.scope);
                 if request.wait && counts.failed == 0 {
                     node.wait_for_all(&request.declared, &sender).await?;
                 }
@@ -63,13 +66,15 @@ impl Node {
         match request.declared {
             Some(declared) => {
                 let change = self.change(&declared, request.set.as_deref(), request.prune)?;
-                Ok(self.dry_run(&self.with(&change), &Scope::Keys(change.scope.clone())).await)
+                let desired = self.with(&change);
+                let scope = self.followed(&desired, change.scope).await;
+                Ok(self.dry_run(&desired, &scope, Freshness::Known).await)
             }
             None => {
                 if !self.is_daemon {
                     self.source.lock().await.look(self, false).await?;
                 }
-                Ok(self.dry_run(&self.desired(), &Scope::All).await)
+                Ok(self.dry_run(&self.desired(), &Scope::All, Freshness::Now).await)
             }
         }
     }
@@ -102,7 +107,8 @@ impl Node {
             let result = async {
                 let change = Change { set: Vec::new(), drop, scope };
                 if request.dry_run {
-                    let plan = node.dry_run(&node.with(&change), &Scope::Keys(change.scope.clone())).await;
+                    let plan =
+                        node.dry_run(&node.with(&change), &Scope::Keys(change.scope.clone()), Freshness::Now).await;
                     tell_plan(&plan, change.scope.len(), &sender).await;
                     return Ok(());
                 }

@@ -1,6 +1,6 @@
 //! The directory source: what the manifest directory declares. Pure: snapshots in, resources and reports out.
 //!
-//! Invariants: a file that is bad, half-written or out of sight keeps its last good resources; of a
+//! Invariants: a file that is bad, emptied, half-written or out of sight keeps its last good resources; of a
 //! resource declared twice no new version is taken; what vanishes by what may be an accident (all of
 //! several files at once, or the directory itself) stays declared until a person confirms. All of it
 //! outlives a restart: [`Persist`] is what the caller stores, [`DirectorySource::restore`] takes it back.
@@ -264,6 +264,9 @@ impl DirectorySource {
                     {
                         state.seen = Seen::Text(hash.clone());
                         match parser.parse(name, &file.path, text) {
+                            Ok(_) if text.is_empty() && state.declares() => {
+                                state.complain(vec![report::emptied(name)], outcome);
+                            }
                             Ok(resources) => {
                                 store |= state
                                     .good
@@ -359,8 +362,7 @@ impl DirectorySource {
     fn hold(&mut self, reason: HeldReason, which: impl Fn(&FileState) -> bool, outcome: &mut Outcome) {
         let mut any = false;
         for (name, state) in &mut self.files {
-            let declares = state.good.as_ref().is_some_and(|good| !good.resources.is_empty());
-            if declares && state.presence != Presence::Held && which(state) {
+            if state.declares() && state.presence != Presence::Held && which(state) {
                 state.presence = Presence::Held;
                 outcome.persist.save.extend(row(name, state));
                 any = true;
@@ -492,6 +494,10 @@ impl DirectorySource {
 }
 
 impl FileState {
+    fn declares(&self) -> bool {
+        self.good.as_ref().is_some_and(|good| !good.resources.is_empty())
+    }
+
     fn complain(&mut self, problems: Vec<Diagnostic>, outcome: &mut Outcome) {
         outcome.reports.extend(problems.iter().cloned());
         self.problems = problems;

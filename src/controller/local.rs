@@ -61,7 +61,7 @@ impl LocalDirectory {
                 files: self.source.len() as u64,
                 resources: self.source.desired().len() as u64,
                 held: self.source.held().map(|held| held.to_string()),
-                problems: self.source.problems(),
+                problems: self.source.problems().into_iter().map(|problem| self.placed(problem)).collect(),
                 read: self.read,
             },
         }
@@ -88,7 +88,7 @@ impl LocalDirectory {
     }
 
     fn settle(&mut self, node: &Node, outcome: Outcome, store: bool) -> Result<()> {
-        for diagnostic in &outcome.reports {
+        for diagnostic in outcome.reports.into_iter().map(|report| self.placed(report)) {
             tracing::warn!(place = %diagnostic.place, "{}", diagnostic.message);
             if store {
                 let message = format!("{}: {}", diagnostic.place, diagnostic.message);
@@ -110,6 +110,14 @@ impl LocalDirectory {
             self.unstored.and_then(outcome.persist);
         }
         self.bring_into_force(node)
+    }
+
+    /// What is about the directory as a whole has the directory as its place.
+    fn placed(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        if diagnostic.place.file.is_empty() {
+            diagnostic.place.file = self.scanner.root().display().to_string();
+        }
+        diagnostic
     }
 
     /// Whether something waits to be stored.

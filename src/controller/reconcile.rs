@@ -18,7 +18,7 @@ use crate::error::{Class, Fault, Result};
 use crate::image::Progress;
 use crate::manifest::{Kind, Resource, ResourceKey, Spec};
 use crate::oci::Reference;
-use crate::plan::{Action, Desired, Plan, Severity, Step, Target};
+use crate::plan::{Action, Desired, IMAGE_DIGEST, Plan, Severity, Step, Target};
 
 use super::Node;
 use super::pace::Pace;
@@ -39,6 +39,30 @@ impl Scope {
     /// One resource.
     pub fn one(key: ResourceKey) -> Self {
         Scope::Keys(BTreeSet::from([key]))
+    }
+
+    /// The same with what follows the names in it: tags of tags, and containers that get another image by that.
+    pub fn with_followers(self, plan: &Plan) -> Self {
+        let Scope::Keys(mut keys) = self else { return self };
+        loop {
+            let follows = |step: &&Step| match &step.target {
+                Some(Target::Tag { source, .. }) if step.action == Action::Update => {
+                    names(&keys, &step.key.namespace, source)
+                }
+                Some(Target::Container { resource, .. }) if step.action == Action::Replace => {
+                    let image = resource.container().map(|spec| &spec.image);
+                    image.is_some_and(|image| names(&keys, &step.key.namespace, image))
+                        && step.changes.iter().any(|change| change.field == IMAGE_DIGEST)
+                }
+                _ => false,
+            };
+            let more: Vec<ResourceKey> = plan.steps.iter().filter(follows).map(|step| step.key.clone()).collect();
+            let before = keys.len();
+            keys.extend(more);
+            if keys.len() == before {
+                return Scope::Keys(keys);
+            }
+        }
     }
 
     /// The part of a plan that is in scope, in the plan's order.
@@ -69,6 +93,12 @@ impl Scope {
             problems: plan.problems.into_iter().filter(|problem| keys.contains(&problem.key)).collect(),
         }
     }
+}
+
+/// Whether a reference is what one of these declares.
+fn names(keys: &BTreeSet<ResourceKey>, namespace: &str, reference: &Reference) -> bool {
+    let name = reference.to_string();
+    [Kind::Image, Kind::Tag].into_iter().any(|kind| keys.contains(&ResourceKey::new(kind, namespace, name.as_str())))
 }
 
 /// Steps under way, by key; the receiver turns true at the end.
@@ -280,9 +310,16 @@ impl Node {
     }
 
     /// Tells the steps that [`Node::drive`] would take, without taking any.
-    pub(super) async fn dry_run(self: &Arc<Self>, desired: &Desired, scope: &Scope) -> Plan {
-        self.ask_for(desired, scope, Freshness::Now).await;
+    pub(super) async fn dry_run(self: &Arc<Self>, desired: &Desired, scope: &Scope, freshness: Freshness) -> Plan {
+        self.ask_for(desired, scope, freshness).await;
         scope.narrow(self.plan_for(desired, Freshness::Known).await)
+    }
+
+    /// The scope of what is declared by a person, planned from what registries answer now.
+    pub(super) async fn followed(self: &Arc<Self>, desired: &Desired, keys: BTreeSet<ResourceKey>) -> Scope {
+        let scope = Scope::Keys(keys);
+        self.ask_for(desired, &scope, Freshness::Now).await;
+        scope.with_followers(&self.plan_for(desired, Freshness::Known).await)
     }
 
     /// Asks registries about what is in scope, and what that refers to; of the rest, nobody waits for an answer.

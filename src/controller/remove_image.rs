@@ -43,11 +43,12 @@ impl Node {
             let reference = &record.reference;
             let users = self.wanted_by(&namespace, reference);
             if !users.is_empty() && !force {
+                let plural = if users.len() == 1 { "" } else { "s" };
                 return Err(Fault::new(
                     Class::Refused,
-                    format!("image {namespace}/{reference} is in use by container {}", users.join(", ")),
+                    format!("image {namespace}/{reference} is in use by container{plural} {}", users.join(", ")),
                 )
-                .help("remove the container first, or use rmi -f"));
+                .help(format!("remove the container{plural} first, or use rmi -f")));
             }
             let others = self.declares(&namespace, reference).filter(|declared| declared.source != Source::Cli);
             match others {

@@ -138,10 +138,18 @@ impl Node {
         }
         match self.engine.task(&(key.namespace.clone(), key.name.clone())) {
             Some(state) => format!("{:?}", state.phase),
-            None if self.is_on_node(key) => "there, without a task".into(),
+            None if self.is_on_node(key) => self.last_end(key).unwrap_or_else(|| "there, without a task".into()),
             None if self.declared(key).is_some() => "declared, and not there yet".into(),
             None => "not there".into(),
         }
+    }
+
+    /// How and when the last task of a container ended.
+    fn last_end(&self, key: &ResourceKey) -> Option<String> {
+        let id = (key.namespace.clone(), key.name.clone());
+        let records = self.engine.memory().read();
+        let exit = records.containers.get(&id)?.last.as_ref()?.exit.as_ref()?;
+        Some(format!("ended with status {} at {:.0}", exit.code, exit.at))
     }
 
     fn holds(&self, key: &ResourceKey, condition: WaitFor) -> bool {

@@ -133,11 +133,12 @@ impl Engine {
         }
     }
 
-    /// Network namespaces, cgroups and writable snapshots of ours that belong to no container.
+    /// Network namespaces, cgroups and writable snapshots of ours that belong to no container, pipes of no process.
     async fn sweep(self: &Arc<Self>) {
         let running: HashSet<ContainerKey> = lock_of(&self.tasks).keys().cloned().collect();
         let engine = Arc::clone(self);
         let swept = tokio::task::spawn_blocking(move || {
+            crate::fifos::sweep(&engine.config().state);
             for id in crate::network::list(&engine.config().state).unwrap_or_default() {
                 if !running.contains(&id)
                     && let Err(error) = crate::network::remove(&engine.config().state, &id.0, &id.1)

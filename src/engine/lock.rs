@@ -2,6 +2,7 @@
 //!
 //! `flock` on a file in each, so the kernel lets go when the holder dies. The file says who holds it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -53,11 +54,30 @@ fn take_one(path: &Path) -> Result<File> {
         Err(error) => return Err(runtime(&error)),
     }
     // Who holds it is a courtesy to whoever finds it held; the lock itself is the flock.
-    let command: Vec<String> = std::env::args().take(12).collect();
-    let line = format!("process {} ({})\n", std::process::id(), command.join(" "));
+    let line = format!("process {} ({})\n", std::process::id(), verb(std::env::args_os()));
     let _ = file.set_len(0);
     let _ = file.write_all(line.as_bytes());
     Ok(file)
+}
+
+/// The program and its verb. What stands behind may be a password (`pull --user`, `run --env`).
+fn verb(arguments: impl Iterator<Item = OsString>) -> String {
+    let words: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+    let program = words.first().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
+    // Flags that stand before a verb have a value, behind them or behind `=`; `-A` has none.
+    let mut rest = words.iter().skip(1);
+    while let Some(word) = rest.next() {
+        match word.strip_prefix('-') {
+            None if word.bytes().all(|byte| byte.is_ascii_lowercase()) => return format!("{program} {word}"),
+            None => break,
+            Some("A" | "-all-namespaces") => {}
+            Some(long) if long.starts_with('-') && long.contains('=') => {}
+            // A short flag with its value in the same word.
+            Some(short) if !short.starts_with('-') && short.len() > 1 => {}
+            Some(_) => drop(rest.next()),
+        }
+    }
+    program.to_owned()
 }
 
 /// Two commands at a time are no mistake: most are done within this.
@@ -78,6 +98,17 @@ fn lock_patiently(file: &File) -> rustix::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_command_line_only_the_verb_is_told() {
+        let told = |line: &str| verb(line.split_whitespace().map(OsString::from));
+        assert_eq!(told("/usr/bin/bayplan pull --user me:secret registry.local/a:1"), "bayplan pull");
+        assert_eq!(told("bayplan --root /x --state=/y -n shop -ojson -A run -e KEY=secret a b"), "bayplan run");
+        assert_eq!(told("bayplan --log-level debug daemon"), "bayplan daemon");
+        assert_eq!(told("bayplan --user me:secret pull"), "bayplan pull");
+        assert_eq!(told("bayplan me:secret"), "bayplan");
+        assert_eq!(told(""), "");
+    }
 
     #[test]
     fn a_second_holder_is_refused_and_told_who_holds_it() {

@@ -12,9 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Class, Fault, Result};
-use crate::runtime::{Bundle, ShimClient, cgroup};
-use crate::shim::protocol::{TaskPhase, TaskState};
-use crate::store::ContainerRecord;
+use crate::runtime::{Bundle, RuntimeError, ShimClient, cgroup};
+use crate::shim::protocol::{Exit, TaskPhase, TaskState};
+use crate::store::{ContainerRecord, EventType};
 
 use super::container::{container_key, container_spec, snapshot_key};
 use super::memory::ContainerKey;
@@ -53,17 +53,28 @@ impl Engine {
             let grace = grace.unwrap_or(Duration::from_secs(u64::from(spec.termination_grace_period_seconds)));
             let signal = self.stop_signal(record, spec);
             let has_ended = last.as_ref().is_some_and(|state| state.phase == TaskPhase::Exited);
-            if !has_ended {
-                match client.stop(signal, grace).await {
-                    Ok(state) => last = Some(state),
-                    // A shim that dies while it stops its container is cleaned up after like any dead one.
-                    Err(error) => tracing::warn!(container = %container_key(id), %error, "its shim did not stop it"),
+            let ended = async {
+                // A shim answers this from memory; one that does not is not asked for what may take minutes.
+                client.shim_pid().await?;
+                if !has_ended {
+                    match client.stop(signal, grace).await {
+                        Ok(state) => last = Some(state),
+                        Err(error) if error.is_late() => return Err(error),
+                        // A shim that dies while it stops its container is cleaned up after like any dead one.
+                        Err(error) => {
+                            tracing::warn!(container = %container_key(id), %error, "its shim did not stop it");
+                        }
+                    }
                 }
+                end_shim(&client).await
             }
-            if let Err(error) = client.delete().await {
-                tracing::debug!(container = %container_key(id), %error, "delete");
+            .await;
+            if let Err(error) = ended
+                && error.is_late()
+                && self.end_wedged(id, path).await
+            {
+                last = last.map(killed_with_its_shim);
             }
-            let _ = client.shutdown().await;
         }
         if let Some(task) = lock_of(&self.tasks).remove(id) {
             task.forget();
@@ -75,15 +86,36 @@ impl Engine {
     /// Ends a task that nobody has a record of, shim and all.
     pub(super) async fn end_stranger(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
         if let Some(client) = living_shim(bundle.path()).await {
-            if let Err(error) = client.stop(SIGKILL, Duration::ZERO).await {
-                tracing::debug!(bundle = %bundle.path().display(), %error, "stop");
+            let ended = async {
+                client.shim_pid().await?;
+                if let Err(error) = client.stop(SIGKILL, Duration::ZERO).await {
+                    tracing::debug!(bundle = %bundle.path().display(), %error, "stop");
+                }
+                end_shim(&client).await
             }
-            if let Err(error) = client.delete().await {
-                tracing::debug!(bundle = %bundle.path().display(), %error, "delete");
+            .await;
+            if ended.is_err_and(|error| error.is_late()) {
+                let id = (bundle.namespace().to_owned(), bundle.id().to_owned());
+                self.end_wedged(&id, bundle.path()).await;
             }
-            let _ = client.shutdown().await;
         }
         self.clear_bundle(bundle, None).await
+    }
+
+    /// Kills a shim that does not answer. What it leaves is cleared away as after any dead one.
+    async fn end_wedged(self: &Arc<Self>, id: &ContainerKey, bundle: &Path) -> bool {
+        // Its follower would take the end for a surprise.
+        if let Some(task) = lock_of(&self.tasks).remove(id) {
+            task.forget();
+        }
+        let (bundle, shim) = (bundle.to_owned(), self.config().shim_path());
+        let killed = tokio::task::spawn_blocking(move || crate::runtime::kill_shim(&bundle, &shim)).await;
+        let killed = killed.unwrap_or(false);
+        if killed {
+            let message = "its shim did not answer and was killed".to_owned();
+            self.event(&container_key(id), EventType::Warning, "ShimKilled", message);
+        }
+        killed
     }
 
     /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
@@ -146,6 +178,27 @@ impl Engine {
             cgroup::prune(&self.host, self.cgroup_driver(), &parent, &self.namespaces_in_use());
         }
     }
+}
+
+/// Deletes the task, and ends its shim. Only the silence of the shim is a failure: what is left is cleared away.
+async fn end_shim(client: &ShimClient) -> std::result::Result<(), RuntimeError> {
+    match client.delete().await {
+        Err(error) if error.is_late() => return Err(error),
+        Err(error) => tracing::debug!(%error, "delete"),
+        Ok(_) => {}
+    }
+    client.shutdown().await
+}
+
+/// The last state of a task whose shim was killed: what is left of it is killed next.
+fn killed_with_its_shim(state: TaskState) -> TaskState {
+    if matches!(state.phase, TaskPhase::Exited | TaskPhase::Stopped) {
+        return state;
+    }
+    let killed = Exit { code: 137, signal: Some(SIGKILL), oom_killed: false, at: jiff::Timestamp::now() };
+    let exit = if state.pid.is_some() { Some(killed) } else { state.exit };
+    let reason = Some("its shim did not answer and was killed".to_owned());
+    TaskState { phase: TaskPhase::Stopped, pid: None, exit, next_start: None, reason, ..state }
 }
 
 /// The shim of a bundle, if one lives and answers.

@@ -14,7 +14,7 @@ pub(super) const NOT_ON_NODE: &str = "not on the node";
 /// Why something goes.
 pub(super) const NO_LONGER_DECLARED: &str = "no longer declared";
 /// The field name of a container's image content, which is no field of its spec.
-pub(super) const IMAGE_DIGEST: &str = "image digest";
+pub const IMAGE_DIGEST: &str = "image digest";
 /// The field name of who declares a resource.
 pub(super) const SOURCE: &str = "source";
 

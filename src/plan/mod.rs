@@ -25,6 +25,7 @@ mod tests;
 mod types;
 mod wants;
 
+pub use diff::IMAGE_DIGEST;
 pub use types::*;
 
 /// The steps that bring the node from `observed` to `desired`, in an order that is safe to execute one

@@ -157,6 +157,11 @@ impl RuntimeError {
         matches!(self, Self::Refused { code: ttrpc::Code::ALREADY_EXISTS, .. })
     }
 
+    /// Whether the shim let the time pass.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+
     /// Whether there is no living shim at the other end.
     pub fn shim_is_gone(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Connect { .. })

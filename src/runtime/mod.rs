@@ -18,6 +18,7 @@ mod mountinfo;
 pub mod runc;
 pub mod spec;
 mod task;
+mod wedged;
 
 pub use bundle::Bundle;
 pub use cgroup::{CgroupDriver, CgroupPath};
@@ -26,3 +27,4 @@ pub use error::RuntimeError;
 pub use host::{CgroupMode, HostFacts};
 pub use launch::{Launch, check_own_shim, cleanup, is_own, shim_binary_for};
 pub use task::{ExitRecord, RootMount, RuncOptions, Stdio, TaskInfo, TaskStatus};
+pub use wedged::kill_shim;

@@ -127,3 +127,25 @@ fn what_another_source_declares_is_refused_with_its_place() {
     node.bayplan(&["-n", "shop", "delete", "container", "web"]).exits(5).says("shop.yaml");
     node.close();
 }
+
+#[test]
+fn what_runs_a_moved_tag_follows_though_the_file_does_not_name_it() {
+    let node = with_archive();
+    Image::busybox().script("exec sleep 200000").oci_archive(&node.dir().join("two.tar"), None);
+    let two = "            - {archive: two.tar, reference: 'registry.local/box:2'}\n";
+    let text = fs::read_to_string(plan(&node, "UTC", "64Mi", "")).unwrap();
+    let one = "[{archive: box.tar, reference: 'registry.local/box:1'}]\n";
+    let both = text.replace(
+        &format!(" {one}"),
+        &format!("\n            - {{archive: box.tar, reference: 'registry.local/box:1'}}\n{two}"),
+    );
+    node.bayplan(&["apply", "-f", &node.file("both.yaml", both)]).ok();
+    let (web, api) = (node.running("shop", "web"), node.running("shop", "api"));
+    let tag = "apiVersion: bayplan.dev/v1\nkind: BayPlan\nmetadata: {name: shop}\nspec:\n  namespaces:\n    shop:\n      \
+               tags: {'registry.local/web:stable': 'registry.local/box:2'}\n";
+    let path = node.file("tag.yaml", tag);
+    check(&node, &path, &["~ tag shop/registry.local/web:stable", "-/+ container shop/web"]);
+    assert_ne!(node.running("shop", "web"), web);
+    assert_eq!(node.running("shop", "api"), api);
+    node.close();
+}

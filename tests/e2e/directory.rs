@@ -142,3 +142,18 @@ fn what_is_taken_away_by_hand_comes_back() {
     assert!(lives(again) && lives(b));
     node.close();
 }
+
+#[test]
+fn a_file_cut_to_nothing_removes_nothing() {
+    let (node, a, _) = two();
+    fs::write(node.manifests().join("a.yaml"), "").unwrap();
+    let status = eventually("status names it", 30, || {
+        let status = node.bayplan(&["status"]);
+        status.stdout.contains("a.yaml is empty").then_some(status)
+    });
+    assert_eq!(status.status, 1);
+    assert_eq!(node.running("default", "a"), a);
+    node.manifest("a.yaml", "# nothing any more\n");
+    eventually("a is gone", 40, || node.container("default", "a").is_none().then_some(()));
+    node.close();
+}

@@ -1,5 +1,8 @@
 //! The same commands with no daemon: done all the same, and containers live on after the command.
 
+use std::io::Read as _;
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 
 use crate::image::Image;
@@ -141,5 +144,54 @@ fn exit_statuses_and_machine_readable_output() {
     // What `-o yaml` prints can be applied.
     let yaml = node.bayplan(&["get", "container/one", "-o", "yaml"]).ok().stdout;
     assert!(yaml.contains("kind: Container"), "{yaml}");
+    node.close();
+}
+
+#[test]
+fn a_foreground_whose_reader_goes_ends_its_task() {
+    let node = bare();
+    let talk = "while :; do echo y; done";
+    for (remove, name) in [(true, "gone"), (false, "stays")] {
+        let flags: &[&str] = if remove { &["run", "--rm"] } else { &["run"] };
+        let line = [flags, &[IMAGE, name, "sh", "-c", talk]].concat();
+        let mut run = node.command(&line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut first = [0; 2];
+        run.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let status = eventually("the command ends", 30, || run.try_wait().unwrap());
+        assert_eq!((status.code(), &first), (Some(141), b"y\n"));
+        let left = node.container("default", name);
+        assert_eq!(left.is_none(), remove);
+        assert!(left.is_none_or(|left| left["status"]["pid"].is_null()));
+    }
+    node.bayplan(&["rm", "stays"]).ok();
+    node.close();
+}
+
+#[test]
+fn what_a_killed_foreground_left_is_swept() {
+    let node = bare();
+    let mut run = node.command(&["run", "--rm", IMAGE, "job"]).stdout(Stdio::piped()).spawn().unwrap();
+    run.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
+    let pipes = || std::fs::read_dir(node.state().join("fifo")).unwrap().count();
+    assert_eq!(pipes(), 1);
+    // Who holds the lock is told, without what may be secret.
+    let holder = std::fs::read_to_string(node.state().join("lock")).unwrap();
+    let holder = holder.strip_suffix(" (bayplan run)\n").and_then(|holder| holder.strip_prefix("process ")).unwrap();
+    signal(holder.parse().unwrap(), Signal::SIGKILL);
+    run.wait().unwrap();
+    node.bayplan(&["rm", "-f", "job"]).ok();
+    assert_eq!(pipes(), 0);
+    node.close();
+}
+
+#[test]
+fn a_foreground_that_bayplan_cannot_begin_exits_with_125() {
+    let node = bare();
+    node.bayplan(&["run", IMAGE]).exits(2);
+    node.configure("nonsense = true\n");
+    node.bayplan(&["run", IMAGE, "job"]).exits(125);
+    node.bayplan(&["task", "start", "job"]).exits(125);
+    node.bayplan(&["run", "-d", IMAGE, "job"]).exits(3);
+    node.configure("");
     node.close();
 }

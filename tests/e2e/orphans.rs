@@ -67,3 +67,20 @@ fn with_the_database_lost_its_containers_are_ended_and_their_names_free() {
     assert!(lives(node.running("default", "web")));
     node.close();
 }
+
+#[test]
+fn a_shim_that_does_not_answer_is_killed_for_whoever_removes_its_container() {
+    let (mut node, web, _) = node_with("restart: Always");
+    node.start_daemon();
+    let item = node.phase("default", "web", "Running");
+    let shim = u32::try_from(item["status"]["shimPid"].as_u64().unwrap()).unwrap();
+    signal(shim, Signal::SIGSTOP);
+    let begun = std::time::Instant::now();
+    node.bayplan(&["rm", "-f", "web"]).ok();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(!lives(web) && !lives(shim));
+    // It is still declared.
+    assert_ne!(node.running("default", "web"), web);
+    assert!(node.bayplan(&["events"]).ok().stdout.contains("ShimKilled"));
+    node.close();
+}

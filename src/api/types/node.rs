@@ -178,8 +178,8 @@ pub struct Info {
 pub struct Version {
     /// Of bayplan.
     pub version: String,
-    /// The commit it was built from; empty when not known.
-    #[serde(default)]
+    /// The commit it was built from; left out when not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub commit: String,
     /// The manifests' and the API's version.
     pub api_version: String,

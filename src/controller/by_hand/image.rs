@@ -129,6 +129,7 @@ impl Node {
             .ok_or_else(|| Fault::new(Class::Bug, format!("{target} was tagged and is not listed")))
     }
 
+    /// An image's key, by its reference or its handle.
     pub(in crate::controller) fn image_key(&self, namespace: &str, name: &str) -> Result<ResourceKey> {
         let canonical = name.parse::<Reference>().map(|reference| reference.to_string());
         let direct = ResourceKey::new(Kind::Image, namespace, canonical.clone().unwrap_or_else(|_| name.to_owned()));

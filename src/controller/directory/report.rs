@@ -76,6 +76,12 @@ pub(super) fn file(name: &str, why: &str) -> Diagnostic {
     finding(format!("{name} {why}"), name, "its last good resources stay, if it had any")
 }
 
+/// A file of no bytes where resources were: a full disk leaves such files, and editors that truncate first.
+pub(super) fn emptied(name: &str) -> Diagnostic {
+    let help = "its last good resources stay; to remove them, remove the file or write a comment into it";
+    finding(format!("{name} is empty"), name, help)
+}
+
 /// Findings about the tree and its parts, by the directory they are about.
 pub(super) fn tree(scan: &Scan) -> BTreeMap<String, Diagnostic> {
     let held = "nothing in it counts as removed until it can be read";

@@ -185,6 +185,25 @@ fn a_bad_file_keeps_its_last_good_resources_and_is_reported_once() {
 }
 
 #[test]
+fn a_file_cut_to_nothing_keeps_its_resources_and_one_with_a_comment_has_none() {
+    let mut world = World::new(&[("a.yaml", "a"), ("b.yaml", "b")]);
+    world.put("a.yaml", "");
+    let outcome = world.look();
+    assert_eq!(messages(&outcome.reports), ["a.yaml is empty"]);
+    assert_eq!((outcome.changed, world.wanted().as_str()), (false, "a b"));
+    // A start that finds it so knows no better.
+    world.restart();
+    assert_eq!((world.look().changed, world.wanted().as_str()), (false, "a b"));
+    world.put("a.yaml", "\n");
+    let outcome = world.look();
+    assert_eq!((outcome.mended, world.wanted().as_str()), (vec!["a.yaml".to_owned()], "b"));
+    // Nothing was lost in this one.
+    world.put("a.yaml", "");
+    world.put("c.yaml", "");
+    assert!(world.look().reports.is_empty() && world.source.problems().is_empty());
+}
+
+#[test]
 fn mending_a_file_back_to_its_last_good_text_mends_it() {
     let mut world = World::new(&[("a.yaml", "web")]);
     world.put("a.yaml", "!");
