@@ -111,12 +111,13 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     let state = state_directory(&node, context).await?;
     fifos::sweep(&state);
     let mut pipes = Pipes::make(&state, session.output, session.input)?;
+    let stdio = pipes.stdio();
     // From before it is made: what its runtime says goes the same way, and one that says more than a FIFO holds would
     // wait for this reader for ever.
     let (copied, mut lost) = pipes.copy_output(context)?;
     let mut early = Vec::new();
     let created = {
-        let begin = begin(&node, session.begin, pipes.stdio(), &mut context.ui);
+        let begin = begin(&node, session.begin, stdio, &mut context.ui);
         tokio::pin!(begin);
         loop {
             tokio::select! {

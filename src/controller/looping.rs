@@ -52,7 +52,7 @@ pub(super) async fn run(node: Arc<Node>) {
         }
         let began = Instant::now();
         round(&node, &mut queue, &ended, &mut told, &mut given_up).await;
-        pace.planned(began, Instant::now());
+        pace.planned(node.desired().resources.len(), began, Instant::now());
         ask_in_background(&node, &asking);
         if node.engine.take_garbage() {
             garbage_since.get_or_insert_with(Instant::now);

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const SHARE: u32 = 9;
 /// Plans shorter than this need no pause.
 const SHORT: Duration = Duration::from_millis(1);
+/// Plans for fewer resources than this are short, however long a busy machine took for one.
+const FEW: usize = 200;
 /// No change waits longer than this for its plan.
 const LONGEST: Duration = Duration::from_millis(200);
 
@@ -20,10 +22,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A plan was made.
-    pub fn planned(&mut self, began: Instant, ended: Instant) {
+    /// A plan for so many resources was made.
+    pub fn planned(&mut self, resources: usize, began: Instant, ended: Instant) {
         let took = ended.saturating_duration_since(began);
-        self.not_before = (took >= SHORT).then(|| ended + (took * SHARE).min(LONGEST));
+        self.not_before = (resources >= FEW && took >= SHORT).then(|| ended + (took * SHARE).min(LONGEST));
     }
 
     /// When the next one may be made; `None` when that is now.
@@ -51,7 +53,7 @@ mod tests {
                 next += 1;
             }
             plans += 1;
-            pace.planned(now, now + plan);
+            pace.planned(FEW, now, now + plan);
             now += plan;
         }
         (plans, longest)
@@ -70,5 +72,8 @@ mod tests {
     fn a_short_plan_and_the_first_one_wait_for_nothing() {
         assert_eq!(burst(1000, Duration::from_millis(2), Duration::from_micros(900)), (1000, Duration::ZERO));
         assert_eq!(burst(10, Duration::from_secs(1), Duration::from_millis(20)), (10, Duration::ZERO));
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.planned(FEW - 1, now, now + Duration::from_millis(20));
+        assert_eq!(pace.pause(now), None);
     }
 }

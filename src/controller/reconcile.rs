@@ -240,8 +240,9 @@ impl Node {
                 let _planning = self.planning.lock().await;
                 let began = Instant::now();
                 let stale = self.claims_now();
-                let plan = scope.narrow(self.plan_for(&self.desired(), Freshness::Known).await);
-                pace.planned(began, Instant::now());
+                let desired = self.desired();
+                let plan = scope.narrow(self.plan_for(&desired, Freshness::Known).await);
+                pace.planned(desired.resources.len(), began, Instant::now());
                 report.order(&plan);
                 report.done_by_others(&plan, |key| stale.contains_key(key) || tried.contains(key));
                 // What somebody else has under way, in the plan still or not, is waited for.
