@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::Span;
+use crate::manifest::{Quantity, Span};
 use crate::oci::Digest;
 
 pub use check::Finding;
@@ -58,6 +58,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, Runtime>,
     /// Registries.
     pub registry: Registry,
+    /// Unpacking of images.
+    pub layers: Layers,
     /// The reconcile loop.
     pub controller: Controller,
     /// Garbage collection of images and snapshots.
@@ -110,8 +112,18 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Credential files (`auth.json`), first match wins; empty: where Podman and Docker look.
     pub auth_files: Vec<PathBuf>,
-    /// Blobs fetched side by side, all images together.
+    /// Blobs fetched side by side, all images and hosts together.
     pub max_concurrent_downloads: u32,
+    /// Blobs fetched side by side from one host.
+    pub max_concurrent_downloads_per_host: u32,
+}
+
+/// `[layers]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Layers {
+    /// Bytes that one layer may unpack to; a larger one is refused.
+    pub max_size: Quantity,
 }
 
 /// `[controller]`.
@@ -241,6 +253,7 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             runtimes: BTreeMap::from([("runc".into(), Runtime { path: "runc".into() })]),
             registry: Registry::default(),
+            layers: Layers::default(),
             controller: Controller::default(),
             gc: Gc::default(),
             events: Events::default(),
@@ -252,7 +265,18 @@ impl Default for Config {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { plain_http: Vec::new(), auth_files: Vec::new(), max_concurrent_downloads: 6 }
+        Self {
+            plain_http: Vec::new(),
+            auth_files: Vec::new(),
+            max_concurrent_downloads: 24,
+            max_concurrent_downloads_per_host: 6,
+        }
+    }
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { max_size: Quantity::mebibytes(64 << 10) }
     }
 }
 

@@ -95,7 +95,8 @@ impl Engine {
         let events = EventLog::open(&store, config.events.keep)?;
         let registry = RegistryConfig {
             plain_http_hosts: config.registry.plain_http.clone(),
-            concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+            concurrency: config.registry.max_concurrent_downloads as usize,
+            per_host: config.registry.max_concurrent_downloads_per_host as usize,
             ..RegistryConfig::default()
         };
         let registry = match config.registry.auth_files.as_slice() {
@@ -104,7 +105,7 @@ impl Engine {
             files => RegistryConfig { auth_files: files.to_vec(), ..registry },
         };
         let images = Images::open(&root, registry)?;
-        let snapshots = Snapshots::open(&root)?;
+        let snapshots = Snapshots::open_limited(&root, config.layers.max_size.value().max(0) as u64)?;
         let host = HostFacts::detect()?;
         let engine = Arc::new(Self {
             config,

@@ -56,15 +56,15 @@ impl Ingest {
         Err(ImageError::io("make a temporary file in the content store", io::ErrorKind::AlreadyExists.into()))
     }
 
-    pub(super) fn named(store: &ContentStore, digest: &Digest) -> Result<Self, ImageError> {
+    /// `None` while somebody else writes it.
+    pub(super) fn named(store: &ContentStore, digest: &Digest) -> Result<Option<Self>, ImageError> {
         let path = store.root().join("ingest").join(digest.hex());
         let Some(file) = open_locked(&path).map_err(ImageError::at("open", &path))? else {
-            // Another process fetches it, too; whoever is last wins, with the same bytes.
-            return Self::anonymous(store);
+            return Ok(None);
         };
         let mut ingest = Self::over(store, path, file, true);
         ingest.take_up()?;
-        Ok(ingest)
+        Ok(Some(ingest))
     }
 
     fn over(store: &ContentStore, path: PathBuf, file: File, keep: bool) -> Self {
@@ -99,7 +99,11 @@ impl Ingest {
 
     /// Adds bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
-        self.file.write_all(bytes).map_err(ImageError::at("write", &self.path))?;
+        if let Err(error) = self.file.write_all(bytes) {
+            // Kept, it would keep the disk full.
+            self.keep &= error.kind() != io::ErrorKind::StorageFull;
+            return Err(ImageError::at("write", &self.path)(error));
+        }
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`store`], [`ingest`] | blobs on disk, and blobs on their way there |
 //! | [`registry`] | the distribution protocol |
-//! | [`fetch`], [`pull`] | blobs and images from registries |
+//! | [`fetch`], [`stream`], [`follow`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
 //! | [`archive`], [`tar`], [`compression`] | images from files, and the formats they and layers are in |
 //! | [`load`], [`gc`] | images that are here, and blobs nobody needs |
@@ -19,14 +19,17 @@ pub mod descriptor;
 pub mod document;
 pub mod error;
 pub mod fetch;
+mod follow;
 mod gc;
 pub mod index;
 pub mod ingest;
 mod load;
 mod progress;
 mod pull;
+mod pull_all;
 pub mod registry;
 pub mod store;
+mod stream;
 pub mod tar;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,8 +41,10 @@ use std::sync::Arc;
 pub use archive::Imported;
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
+pub use follow::{Following, Packed};
 pub use gc::GcReport;
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
+pub use pull::Pull;
 pub use registry::{PullOptions, RegistryConfig, Timeouts};
 pub use store::ContentStore;
 
@@ -63,7 +68,7 @@ impl Images {
     pub fn open(root: &Path, registry: RegistryConfig) -> Result<Self, ImageError> {
         let store = ContentStore::open(root)?;
         store.sweep_ingest()?;
-        let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency);
+        let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency, registry.per_host);
         let inner = Inner {
             store,
             registries: Arc::new(registry::Registries::new(registry)),

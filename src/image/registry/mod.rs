@@ -26,8 +26,10 @@ pub struct RegistryConfig {
     pub plain_http_hosts: Vec<String>,
     /// `auth.json` files in the order they are searched; absent ones are skipped.
     pub auth_files: Vec<PathBuf>,
-    /// Blobs that are downloaded at once.
+    /// Blobs that are downloaded at once, from all hosts together.
     pub concurrency: usize,
+    /// Blobs that are downloaded at once from one host.
+    pub per_host: usize,
     /// Deadlines.
     pub timeouts: Timeouts,
 }
@@ -37,7 +39,8 @@ impl Default for RegistryConfig {
         Self {
             plain_http_hosts: Vec::new(),
             auth_files: credentials::default_files(),
-            concurrency: 6,
+            concurrency: 24,
+            per_host: 6,
             timeouts: Timeouts::default(),
         }
     }
@@ -65,6 +68,8 @@ impl Default for Timeouts {
 pub struct PullOptions {
     /// Which of an index's images.
     pub platform: Platform,
+    /// Every one of an index's images.
+    pub all_platforms: bool,
     /// Speak to this reference's host without TLS.
     pub plain_http: bool,
     /// Trust whatever certificate the host shows.
@@ -77,7 +82,14 @@ pub struct PullOptions {
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), plain_http: false, skip_verify: false, credentials: None, digest: None }
+        Self {
+            platform: Platform::host(),
+            all_platforms: false,
+            plain_http: false,
+            skip_verify: false,
+            credentials: None,
+            digest: None,
+        }
     }
 }
 
@@ -85,6 +97,7 @@ impl fmt::Debug for PullOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PullOptions")
             .field("platform", &self.platform)
+            .field("all_platforms", &self.all_platforms)
             .field("plain_http", &self.plain_http)
             .field("skip_verify", &self.skip_verify)
             .field("credentials", &self.credentials.as_ref().map(|_| "…"))

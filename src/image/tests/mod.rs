@@ -5,6 +5,6 @@ mod credentials;
 pub mod fixture;
 mod hostile;
 mod pulls;
-mod registry;
+pub mod registry;
 pub mod server;
 mod store;
