@@ -125,7 +125,7 @@ impl Engine {
                 run.await.map_err(Fault::from)?;
             }
         }
-        let image = pull.image().clone();
+        let image = pull.finish().await.map_err(Fault::from)?;
         self.now_complete(&image);
         Ok(image)
     }

@@ -120,7 +120,16 @@ impl Ingest {
 
     /// Checks against what was `expected`, makes the bytes durable and gives them their name. What does not
     /// match is removed.
-    pub fn commit(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
+    pub fn commit(self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
+        let store = self.store.clone();
+        let done = self.commit_soon(expected)?;
+        store.sync_names()?;
+        Ok(done)
+    }
+
+    /// The same, but for the name, which is durable only after [`ContentStore::sync_names`]: for several blobs
+    /// at once, while others write.
+    pub(super) fn commit_soon(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
         let actual = Digest::from_sha256(&self.hasher.clone().finalize());
         if let Some((digest, size)) = expected {
             if self.written != size {
@@ -141,18 +150,21 @@ impl Ingest {
 
     /// Gives the bytes a name outside of the blobs.
     pub(super) fn place(mut self, target: &Path) -> Result<(), ImageError> {
-        self.finish(target)
+        self.finish(target)?;
+        target.parent().map_or(Ok(()), sync_directory)
     }
 
     fn finish(&mut self, target: &Path) -> Result<(), ImageError> {
         self.file.sync_data().map_err(ImageError::at("sync", &self.path))?;
         fs::rename(&self.path, target).map_err(ImageError::at("name blob", target))?;
         self.placed = true;
-        if let Some(dir) = target.parent() {
-            File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::at("sync", dir))?;
-        }
         Ok(())
     }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), ImageError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::at("sync", dir))
 }
 
 impl Drop for Ingest {

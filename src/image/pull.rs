@@ -43,7 +43,7 @@ impl Images {
     ) -> Result<Image, ImageError> {
         let pull = self.begin(reference, options, Arc::clone(&progress)).await?;
         pull.run(&progress).await?;
-        Ok(pull.image)
+        pull.finish().await
     }
 
     /// Resolves the reference, chooses the platform, and brings manifest and configuration into the store.
@@ -264,14 +264,20 @@ impl Pull {
         Following::new(&self.images, self.end.subscribe())
     }
 
-    /// Brings the layers into the store.
+    /// Brings the layers into the store. [`Pull::finish`] makes that last.
     pub async fn run(&self, progress: &Progress) -> Result<(), ImageError> {
         let result = self.fetch_layers(progress).await;
-        if result.is_ok() {
-            self.images.remember(&self.image, &self.asked);
-        }
         self.end.send_replace(Some(result.clone()));
         result
+    }
+
+    /// Makes what came durable, once for all blobs: each by itself would hold up whoever writes beside, for
+    /// a file system commits everybody's work at once.
+    pub async fn finish(&self) -> Result<Image, ImageError> {
+        let store = self.images.store().clone();
+        fetch::joined(tokio::task::spawn_blocking(move || store.sync_names())).await?;
+        self.images.remember(&self.image, &self.asked);
+        Ok(self.image.clone())
     }
 
     async fn fetch_layers(&self, progress: &Progress) -> Result<(), ImageError> {

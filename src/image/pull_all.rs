@@ -9,7 +9,7 @@ use super::document::{self, Document, MAX_MANIFEST};
 use super::error::ImageError;
 use super::progress::Progress;
 use super::registry::PullOptions;
-use super::{Images, index};
+use super::{Images, fetch, index};
 use crate::oci::Reference;
 
 /// Manifests that one index may lead to.
@@ -67,6 +67,8 @@ impl Images {
         while let Some(result) = fetches.next().await {
             result?;
         }
+        let store = self.store().clone();
+        fetch::joined(tokio::task::spawn_blocking(move || store.sync_names())).await?;
         Ok(target)
     }
 }

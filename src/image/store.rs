@@ -121,6 +121,11 @@ impl ContentStore {
         fs::metadata(self.root.join("ingest").join(digest.hex())).ok().map(|m| m.len())
     }
 
+    /// Makes the names of blobs durable.
+    pub fn sync_names(&self) -> Result<(), ImageError> {
+        super::ingest::sync_directory(&self.root.join("blobs/sha256"))
+    }
+
     /// Tells garbage collection that somebody wants this blob now.
     pub fn touch(&self, digest: &Digest) {
         if let Ok(file) = File::open(self.path(digest)) {

@@ -100,7 +100,7 @@ pub(super) fn write_behind(
             // Given up by the other side, which tells why; what is here can be taken up again.
             return Ok(());
         }
-        ingest.commit(Some((&descriptor.digest, descriptor.size))).map(|_| ())
+        ingest.commit_soon(Some((&descriptor.digest, descriptor.size))).map(|_| ())
     });
     (sender, task)
 }
