@@ -80,16 +80,23 @@ fresh() {
   sync -f "$work"
 }
 
-ours() { # With no daemon, the command itself does the pull: its own peak is the pull's.
-  bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" pull -q "127.0.0.1:$port/bench/$1:1"
+# begin: a daemon with nothing in its root.
+begin() {
+  bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" daemon >daemon.log 2>&1 &
+  daemon=$!
+  until [ -S s/bayplan.sock ]; do kill -0 $daemon || { cat daemon.log >&2; exit 1; }; sleep 0.02; done
 }
+end() { finish $daemon; daemon=''; rm -f s/bayplan.sock; }
+ours() { bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" pull -q "127.0.0.1:$port/bench/$1:1"; }
 measure() { # measure IMAGE FLOOR WHAT TARGET
   : >floor.ms; : >ours.ms
   for _ in $(seq "$rounds"); do
     fresh
     took "$2" "$1" >>floor.ms
     fresh
+    begin
     took ours "$1" >>ours.ms
+    end
   done
   row "$3" "$(median <ours.ms)" "$(median <floor.ms)" "$4"
 }
@@ -100,16 +107,13 @@ measure large floor_write "the same, one layer of 400 MB (ms); floor: \`gzip -dc
 
 # Peak memory of a daemon that pulled all three, one after the other.
 fresh
-bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" daemon >daemon.log 2>&1 &
-daemon=$!
-until bayplan -a s/bayplan.sock version >/dev/null 2>&1; do kill -0 $daemon || { cat daemon.log >&2; exit 1; }; sleep 0.05; done
-for name in real small large; do bayplan -a s/bayplan.sock pull -q "127.0.0.1:$port/bench/$name:1" >/dev/null; done
+begin
+for name in real small large; do ours $name >/dev/null; done
 row "peak memory of the daemon over the three (MB)" "$(awk '$1 == "VmHWM:" { printf "%.1f", $2 / 1024 }' /proc/$daemon/status)" "" "≤ 64 MB"
 before=$(grep -c '"[A-Z]* /v2/bench/real' registry.log)
-for _ in 1 2 3 4 5 6 7 8 9; do took bayplan -a s/bayplan.sock pull -q "127.0.0.1:$port/bench/real:1"; done | median >again.ms
+for _ in 1 2 3 4 5 6 7 8 9; do took ours real; done | median >again.ms
 row "the same tag again, process start included (ms); requests: $((($(grep -c '"[A-Z]* /v2/bench/real' registry.log) - before) / 9))" "$(cat again.ms)" "" "≤ 10 ms, one HEAD"
-finish $daemon
-daemon=''
+end
 
 if [ "${PEERS:-0}" = 1 ] && command -v containerd >/dev/null && command -v ctr >/dev/null; then
   : >peer.ms
