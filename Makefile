@@ -63,11 +63,12 @@ test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd 
 	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee /dev/stderr | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
 	$(SUDO) tests/vm/all "$$e2e" $(VM)
 
-bench: ## Measures side by side with runc, and prints the table of docs/SPECIFICATION.md
+bench: ## Measures side by side with runc and tar, and prints the tables of docs/SPECIFICATION.md
 	@tests/prerequisites.sh build bench
 	@$(RELEASE)
 	@$(CARGO) bench --locked --bench planner
 	@$(SUDO) benches/run.sh target/release
+	@$(SUDO) benches/pull.sh target/release target/bench-images
 
 build: ## Release binaries in target/release
 	@tests/prerequisites.sh build

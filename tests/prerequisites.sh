@@ -16,7 +16,7 @@ build="cc:gcc ld:binutils make:make"
 demo="runc:runc busybox:busybox-static tar:tar ip:iproute2 mount:mount ps:procps"
 test="$demo docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman ctr:containerd htpasswd:apache2-utils jq:jq strace:strace setfattr:attr zstd:zstd"
 vm="qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs"
-bench="$demo jq:jq"
+bench="$demo jq:jq docker-registry:docker-registry skopeo:skopeo"
 
 missing_packages() {
   local pair

@@ -30,6 +30,9 @@ pub struct Args {
     pub platform: Option<Platform>,
     #[command(flatten)]
     pub progress: progress::Flag,
+    /// The images of every platform; the node's own is unpacked
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
 }
 
 /// Runs it.
@@ -42,6 +45,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             namespace: context.namespace(),
             reference: reference.clone(),
             platform: args.platform.clone(),
+            all_platforms: args.all_platforms,
             plain_http: args.plain_http,
             skip_verify: args.skip_verify,
             credentials: credentials.clone(),

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::{Config, VERSION};
+use crate::manifest::Quantity;
 
 /// A setting that cannot be used. `key` is dotted: `controller.debounce`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +97,18 @@ impl Config {
             !(1..=64).contains(&self.registry.max_concurrent_downloads),
             format!("{} concurrent downloads are out of range", self.registry.max_concurrent_downloads),
             "give 1 to 64",
+        );
+        refuse(
+            "registry.max_concurrent_downloads_per_host",
+            !(1..=64).contains(&self.registry.max_concurrent_downloads_per_host),
+            format!("{} concurrent downloads are out of range", self.registry.max_concurrent_downloads_per_host),
+            "give 1 to 64",
+        );
+        refuse(
+            "layers.max_size",
+            self.layers.max_size < Quantity::mebibytes(1),
+            format!("layers of {} bytes hold no image", self.layers.max_size),
+            "give a size such as 64Gi",
         );
         refuse(
             "controller.debounce",

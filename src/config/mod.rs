@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::Span;
+use crate::manifest::{Quantity, Span};
 use crate::oci::Digest;
 
 pub use check::Finding;
@@ -60,6 +60,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, Runtime>,
     /// Registries.
     pub registry: Registry,
+    /// Unpacking of images.
+    pub layers: Layers,
     /// The reconcile loop.
     pub controller: Controller,
     /// Garbage collection of images and snapshots.
@@ -114,10 +116,20 @@ pub struct Registry {
     pub auth_files: Vec<PathBuf>,
     /// Mirrors, certificates and headers by host: `<host>/hosts.toml` in containerd's format.
     pub certs_dir: PathBuf,
-    /// Blobs fetched side by side, all images together.
-    pub max_concurrent_downloads: u32,
     /// Credential files (`auth.json`) by the names that manifests use in `pullSecrets`.
     pub pull_secrets: BTreeMap<String, PathBuf>,
+    /// Blobs fetched side by side, all images and hosts together.
+    pub max_concurrent_downloads: u32,
+    /// Blobs fetched side by side from one host.
+    pub max_concurrent_downloads_per_host: u32,
+}
+
+/// `[layers]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Layers {
+    /// Bytes that one layer may unpack to; a larger one is refused.
+    pub max_size: Quantity,
 }
 
 /// `[controller]`.
@@ -249,6 +261,7 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             runtimes: BTreeMap::from([("runc".into(), Runtime { path: "runc".into() })]),
             registry: Registry::default(),
+            layers: Layers::default(),
             controller: Controller::default(),
             gc: Gc::default(),
             events: Events::default(),
@@ -264,9 +277,16 @@ impl Default for Registry {
             plain_http: Vec::new(),
             auth_files: Vec::new(),
             certs_dir: DEFAULT_CERTS_DIR.into(),
-            max_concurrent_downloads: 6,
             pull_secrets: BTreeMap::new(),
+            max_concurrent_downloads: 24,
+            max_concurrent_downloads_per_host: 6,
         }
+    }
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { max_size: Quantity::mebibytes(64 << 10) }
     }
 }
 

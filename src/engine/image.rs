@@ -8,6 +8,7 @@ use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, Pu
 use crate::manifest::{Resource, ResourceKey, Spec};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{ReferenceRole, Source};
+use crate::snapshot::LayerSource;
 use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
 
 use super::{Engine, lock_of};
@@ -73,8 +74,7 @@ impl Engine {
         let _lease = self.lease();
         let (_transfer, progress) = self.transfers.begin(key, progress);
         let started = std::time::Instant::now();
-        let image = self.images.pull(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
-        self.unpack(&image, Some((reference.clone(), progress))).await?;
+        let image = self.pull_and_unpack(reference, options, progress).await?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(
             key,
@@ -90,7 +90,79 @@ impl Engine {
         Ok(image)
     }
 
+    /// Unpacks layers while they are downloaded. The first failure ends both.
+    async fn pull_and_unpack(
+        self: &Arc<Self>,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: Progress,
+    ) -> Result<Image> {
+        if options.all_platforms {
+            return self.pull_all(reference, options, progress).await;
+        }
+        let pull = self.images.begin(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
+        let layers = pull.layers();
+        let unpack = self.unpack_from(pull.image(), layers, Some((reference.clone(), Arc::clone(&progress))));
+        let run = pull.run(&progress);
+        tokio::pin!(unpack, run);
+        tokio::select! {
+            // When the download fails, unpacking fails by that, and the download says it better.
+            biased;
+            fetched = &mut run => {
+                let unpacked = unpack.await;
+                fetched.map_err(Fault::from)?;
+                unpacked?;
+            }
+            unpacked = &mut unpack => {
+                unpacked?;
+                run.await.map_err(Fault::from)?;
+            }
+        }
+        let image = pull.finish().await.map_err(Fault::from)?;
+        self.now_complete(&image);
+        Ok(image)
+    }
+
+    /// Every platform's image; the node's own is unpacked and given, or the first where there is none.
+    async fn pull_all(
+        self: &Arc<Self>,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: Progress,
+    ) -> Result<Image> {
+        let target = self.images.pull_all(reference, options, &progress).await.map_err(Fault::from)?;
+        let image = match self.images.load_image(&target.digest, &options.platform) {
+            Ok(image) => image,
+            Err(error) => {
+                let first = self.images.platforms(&target.digest).into_iter().next();
+                let first = first.ok_or_else(|| Fault::from(error))?;
+                self.images.load_image(&target.digest, &first).map_err(Fault::from)?
+            }
+        };
+        self.unpack(&image, Some((reference.clone(), progress))).await?;
+        Ok(image)
+    }
+
+    fn now_complete(&self, image: &Image) {
+        let mut memory = self.memory.write();
+        memory.complete.insert((image.target.digest.clone(), image.platform.clone()), true);
+        // The platform chosen may be a variant of the one asked for.
+        memory.complete.retain(|_, complete| *complete);
+    }
+
+    /// Unpacks an image whose blobs are in the store.
     pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Option<(Reference, Progress)>) -> Result<()> {
+        self.unpack_from(image, self.images.store().clone(), progress).await?;
+        self.now_complete(image);
+        Ok(())
+    }
+
+    async fn unpack_from(
+        self: &Arc<Self>,
+        image: &Image,
+        source: impl LayerSource + Send + 'static,
+        progress: Option<(Reference, Progress)>,
+    ) -> Result<()> {
         let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
         let engine = Arc::clone(self);
         let unpacked = image.clone();
@@ -106,14 +178,10 @@ impl Engine {
                     progress(event);
                 }
             };
-            engine.snapshots.unpack(&unpacked, engine.images.store(), &told).map_err(Fault::from)
+            engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from)
         })
         .await
-        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))??;
-        self.memory.write().complete.insert((image.target.digest.clone(), image.platform.clone()), true);
-        // The platform chosen may be a variant of the one asked for.
-        self.memory.write().complete.retain(|_, complete| *complete);
-        Ok(())
+        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))?
     }
 
     pub(super) async fn import(

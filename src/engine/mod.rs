@@ -107,7 +107,8 @@ pub fn registry_config(config: &Config) -> RegistryConfig {
     let registry = RegistryConfig {
         plain_http_hosts: config.registry.plain_http.clone(),
         certs_dir: config.registry.certs_dir.clone(),
-        concurrency: usize::try_from(config.registry.max_concurrent_downloads).unwrap_or(6),
+        concurrency: config.registry.max_concurrent_downloads as usize,
+        per_host: config.registry.max_concurrent_downloads_per_host as usize,
         ..RegistryConfig::default()
     };
     match config.registry.auth_files.as_slice() {
@@ -131,7 +132,8 @@ impl Engine {
         let memory = Memory::load(&store)?;
         let events = EventLog::open(&store, config.events.keep)?;
         let images = Images::open(&root, registry_config(&config))?;
-        let snapshots = Snapshots::open(&root)?;
+        let limit = u64::try_from(config.layers.max_size.value()).unwrap_or(u64::MAX);
+        let snapshots = Snapshots::open_limited(&root, limit)?;
         let host = HostFacts::detect()?;
         let engine = Arc::new(Self {
             config: RwLock::new(Arc::new(config)),

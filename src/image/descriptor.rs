@@ -42,6 +42,13 @@ pub struct Image {
     pub size: u64,
 }
 
+impl Image {
+    /// Whether this machine runs it.
+    pub fn runs_here(&self) -> bool {
+        super::index::distance(&Platform::host(), &self.platform).is_some()
+    }
+}
+
 /// What a descriptor points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -118,6 +118,12 @@ pub fn parse(what: &str, bytes: &[u8]) -> Result<Document, ImageError> {
     }
 }
 
+/// Configuration and layers of a manifest, whatever they are.
+pub fn blobs(what: &str, bytes: &[u8]) -> Result<Vec<Descriptor>, ImageError> {
+    let manifest: oci::ImageManifest = serde_json::from_slice(bytes).map_err(|e| malformed(what, e))?;
+    std::iter::once(manifest.config()).chain(manifest.layers()).map(|d| convert(what, d)).collect()
+}
+
 fn index(what: &str, bytes: &[u8]) -> Result<Document, ImageError> {
     let index: oci::ImageIndex = serde_json::from_slice(bytes).map_err(|e| malformed(what, e))?;
     let mut children = Vec::with_capacity(index.manifests().len());

@@ -6,48 +6,54 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::descriptor::Descriptor;
-use super::error::{ImageError, RegistryFailure};
+use super::error::ImageError;
+use super::follow::Growing;
 use super::ingest::Ingest;
-use super::registry::{Body, Session};
+use super::registry::Session;
 use super::store::ContentStore;
+use super::stream::{Broke, Throttle, stream, write_behind};
 use crate::oci::Digest;
 
-/// Chunks between the network and the writer of one blob. With hyper's buffers that is some 2 MB at most.
-const CHANNEL: usize = 8;
+/// How often a blob that another process fetches is looked at: nothing tells of it.
+const LOOK: Duration = Duration::from_millis(50);
 /// Progress that makes a broken stream worth taking up again without counting the try, in bytes.
 const WORTHWHILE: u64 = 1 << 20;
 
 /// Where a flight is.
 #[derive(Debug, Clone, Default)]
-struct Flow {
+pub(super) struct Flow {
     /// Bytes in the file.
-    done: u64,
+    pub(super) done: u64,
     /// How it ended.
-    end: Option<Result<(), ImageError>>,
+    pub(super) end: Option<Result<(), ImageError>>,
 }
 
 #[derive(Clone)]
-struct Flight {
-    flow: watch::Receiver<Flow>,
+pub(super) struct Flight {
+    pub(super) flow: watch::Receiver<Flow>,
     /// The growing file. It stays readable after it was renamed, and after it was removed.
-    file: Arc<File>,
+    pub(super) file: Arc<File>,
     /// Where the flight is carried on; readers wait for it from threads of their own.
-    runtime: tokio::runtime::Handle,
+    pub(super) runtime: tokio::runtime::Handle,
 }
 
 /// Fetches blobs.
 pub struct Fetcher {
     store: ContentStore,
+    /// Streams of all hosts together, so that many registries at once cost no more than this.
     streams: Mutex<Arc<Semaphore>>,
+    /// Streams of one host: one that stalls holds up no other.
+    hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+    per_host: AtomicUsize,
     flights: Mutex<HashMap<Digest, Option<Flight>>>,
     landed: watch::Sender<u64>,
 }
@@ -66,19 +72,23 @@ impl Drop for Lead<'_> {
 }
 
 impl Fetcher {
-    /// At most `concurrency` streams at once.
-    pub fn new(store: ContentStore, concurrency: usize) -> Self {
+    /// At most `limit` streams at once, and `per_host` from one host.
+    pub fn new(store: ContentStore, limit: usize, per_host: usize) -> Self {
         Self {
             store,
-            streams: Mutex::new(Arc::new(Semaphore::new(concurrency.max(1)))),
+            streams: Mutex::new(Arc::new(Semaphore::new(limit.max(1)))),
+            hosts: Mutex::default(),
+            per_host: AtomicUsize::new(per_host.max(1)),
             flights: Mutex::default(),
             landed: watch::channel(0).0,
         }
     }
 
     /// As many streams at once from now on; those under way count as before and end by themselves.
-    pub fn set_concurrency(&self, concurrency: usize) {
-        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(concurrency.max(1)));
+    pub fn set_concurrency(&self, limit: usize, per_host: usize) {
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(limit.max(1)));
+        self.per_host.store(per_host.max(1), Ordering::Relaxed);
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Option<Flight>>> {
@@ -136,18 +146,18 @@ impl Fetcher {
         descriptor: &Descriptor,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), ImageError> {
-        let streams = Arc::clone(&self.streams.lock().unwrap_or_else(PoisonError::into_inner));
-        let Ok(_permit) = streams.acquire().await else {
-            return Err(ImageError::io("wait for a free stream", io::ErrorKind::BrokenPipe.into()));
-        };
+        let mut permits = None;
         let mut resumed = true;
         loop {
-            let store = self.store.clone();
-            let digest = descriptor.digest.clone();
-            // Taking up hashes what is there: work for a thread that may block.
-            let ingest = spawn(move || store.resume(&digest)).await?;
+            let Some(mut ingest) = self.take_up(session, descriptor).await? else {
+                // Another process brought it.
+                self.store.touch(&descriptor.digest);
+                return Ok(());
+            };
+            if permits.is_none() {
+                permits = Some(self.permits(session.reference().host()).await?);
+            }
             let mut start = ingest.written();
-            let mut ingest = ingest;
             if start > descriptor.size || !resumed {
                 ingest.restart()?;
                 start = 0;
@@ -172,6 +182,51 @@ impl Fetcher {
             }
             flow.send_modify(|f| f.end = Some(result.clone()));
             return result;
+        }
+    }
+
+    /// A free stream of the host.
+    async fn permits(&self, host: &str) -> Result<[OwnedSemaphorePermit; 2], ImageError> {
+        let own = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            // Ours in the map is the one count that is not a user.
+            hosts.retain(|_, streams| Arc::strong_count(streams) > 1);
+            let fresh = || Arc::new(Semaphore::new(self.per_host.load(Ordering::Relaxed)));
+            Arc::clone(hosts.entry(host.to_owned()).or_insert_with(fresh))
+        };
+        let closed = |_| ImageError::io("wait for a free stream", io::ErrorKind::BrokenPipe.into());
+        // The host's first: who waits for a slow host holds nothing that others want.
+        let own = own.acquire_owned().await.map_err(closed)?;
+        let all = Arc::clone(&self.streams.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = all.acquire_owned().await.map_err(closed)?;
+        Ok([own, all])
+    }
+
+    /// The blob's file with what is there of it; `None` when another process has brought the blob meanwhile.
+    /// While another process writes it, that one is waited for as long as it makes progress.
+    async fn take_up(&self, session: &Session, descriptor: &Descriptor) -> Result<Option<Ingest>, ImageError> {
+        let digest = &descriptor.digest;
+        let mut grown = (None, Instant::now());
+        loop {
+            let (store, own) = (self.store.clone(), digest.clone());
+            // Taking up hashes what is there: work for a thread that may block.
+            let ingest = spawn(move || store.resume(&own)).await?;
+            // Looked at with the lock: another process may have finished since the last look.
+            if self.store.size(digest) == Some(descriptor.size) {
+                return Ok(None);
+            }
+            if ingest.is_some() {
+                return Ok(ingest);
+            }
+            let size = self.store.coming(digest);
+            if size != grown.0 {
+                grown = (size, Instant::now());
+            } else if grown.1.elapsed() > session.timeouts().stall * 2 {
+                // Stopped, or it waits for something else: whoever is last wins, with the same bytes.
+                let store = self.store.clone();
+                return spawn(move || store.ingest()).await.map(Some);
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -212,91 +267,16 @@ impl Fetcher {
     /// Reads along with a flight: the blob's bytes from the first on, each as soon as it is in the file.
     /// `None` when nobody fetches it now. For blocking threads; what was read is verified only once the
     /// reader has come to its end without an error.
-    pub fn follow(&self, digest: &Digest) -> Option<Growing> {
+    pub(super) fn follow(&self, digest: &Digest) -> Option<Growing> {
         let flight = self.table().get(digest).cloned()??;
-        Some(Growing { flight, at: 0 })
+        let failed = matches!(flight.flow.borrow().end, Some(Err(_)));
+        (!failed).then(|| Growing::new(flight))
     }
-}
 
-/// Why one stream ended early.
-enum Broke {
-    /// The registry or the way to it.
-    Registry(RegistryFailure),
-    /// The writer ended; it knows why.
-    Writer,
-    /// Nothing to try again.
-    Fatal(ImageError),
-}
-
-async fn stream(
-    session: &Session,
-    descriptor: &Descriptor,
-    sent: &mut u64,
-    chunks: &mpsc::Sender<Bytes>,
-    report: &mut Throttle<'_>,
-) -> Result<(), Broke> {
-    let (mut body, start): (Body, u64) = session.blob(&descriptor.digest, *sent).await.map_err(Broke::Registry)?;
-    let length = body.content_length();
-    if let Some(length) = length
-        && start + length != descriptor.size
-    {
-        let (what, expected) = (format!("blob {}", descriptor.digest), descriptor.size);
-        return Err(Broke::Fatal(ImageError::Size { what, expected, actual: start + length }));
+    /// Changes whenever a flight begins or ends.
+    pub(super) fn landed(&self) -> watch::Receiver<u64> {
+        self.landed.subscribe()
     }
-    let mut position = start;
-    loop {
-        let chunk = body.chunk().await.map_err(Broke::Registry)?;
-        let Some(mut chunk) = chunk else {
-            return match position {
-                end if end == descriptor.size => Ok(()),
-                _ => Err(Broke::Registry(RegistryFailure::Broken(format!(
-                    "the blob ended after {position} of {} bytes",
-                    descriptor.size
-                )))),
-            };
-        };
-        position += chunk.len() as u64;
-        if position > descriptor.size {
-            let (what, expected) = (format!("blob {}", descriptor.digest), descriptor.size);
-            return Err(Broke::Fatal(ImageError::Size { what, expected, actual: position }));
-        }
-        // A registry without ranges begins at 0 again: what is here is passed over.
-        let fresh = position.saturating_sub(*sent).min(chunk.len() as u64);
-        if fresh == 0 {
-            continue;
-        }
-        let _ = chunk.split_to(chunk.len() - fresh as usize);
-        *sent += fresh;
-        if chunks.send(chunk).await.is_err() {
-            return Err(Broke::Writer);
-        }
-        report.at(*sent);
-    }
-}
-
-/// Writes and hashes on a thread of its own, and commits when the channel closes with all bytes there.
-fn write_behind(
-    mut ingest: Ingest,
-    descriptor: Descriptor,
-    flow: Arc<watch::Sender<Flow>>,
-) -> (mpsc::Sender<Bytes>, JoinHandle<Result<(), ImageError>>) {
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(CHANNEL);
-    let task = tokio::task::spawn_blocking(move || {
-        let mut batch = Vec::with_capacity(CHANNEL);
-        while receiver.blocking_recv_many(&mut batch, CHANNEL) > 0 {
-            for chunk in batch.drain(..) {
-                ingest.write(&chunk)?;
-            }
-            let done = ingest.written();
-            flow.send_modify(|f| f.done = done);
-        }
-        if ingest.written() < descriptor.size {
-            // Given up by the other side, which tells why; what is here can be taken up again.
-            return Ok(());
-        }
-        ingest.commit(Some((&descriptor.digest, descriptor.size))).map(|_| ())
-    });
-    (sender, task)
 }
 
 /// Watches somebody else's flight; `None` when its leader went away without an end.
@@ -323,62 +303,4 @@ async fn spawn<T: Send + 'static>(
 /// A blocking task's result; a panic in it is an error here and ends nothing else.
 pub(super) async fn joined<T>(task: JoinHandle<Result<T, ImageError>>) -> Result<T, ImageError> {
     task.await.unwrap_or_else(|e| Err(ImageError::io("work on a blob", io::Error::other(e))))
-}
-
-/// Tells progress ten times a second at most.
-struct Throttle<'a> {
-    progress: &'a (dyn Fn(u64) + Send + Sync),
-    last: Option<Instant>,
-}
-
-impl<'a> Throttle<'a> {
-    fn new(progress: &'a (dyn Fn(u64) + Send + Sync)) -> Self {
-        Self { progress, last: None }
-    }
-
-    fn at(&mut self, done: u64) {
-        let now = Instant::now();
-        if self.last.is_none_or(|last| now.duration_since(last).as_millis() >= 100) {
-            self.last = Some(now);
-            (self.progress)(done);
-        }
-    }
-
-    fn now(&mut self, done: u64) {
-        (self.progress)(done);
-    }
-}
-
-/// A blob that is still coming, to be read on a blocking thread.
-pub struct Growing {
-    flight: Flight,
-    at: u64,
-}
-
-impl Read for Growing {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt;
-        loop {
-            let (done, end) = {
-                let flow = self.flight.flow.borrow_and_update();
-                (flow.done, flow.end.clone())
-            };
-            if self.at < done {
-                let ready = usize::try_from(done - self.at).unwrap_or(usize::MAX).min(buffer.len());
-                let n = self.flight.file.read_at(&mut buffer[..ready], self.at)?;
-                self.at += n as u64;
-                return Ok(n);
-            }
-            match end {
-                Some(Ok(())) => return Ok(0),
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => {
-                    let runtime = self.flight.runtime.clone();
-                    runtime
-                        .block_on(self.flight.flow.changed())
-                        .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up"))?;
-                }
-            }
-        }
-    }
 }

@@ -56,15 +56,15 @@ impl Ingest {
         Err(ImageError::io("make a temporary file in the content store", io::ErrorKind::AlreadyExists.into()))
     }
 
-    pub(super) fn named(store: &ContentStore, digest: &Digest) -> Result<Self, ImageError> {
+    /// `None` while somebody else writes it.
+    pub(super) fn named(store: &ContentStore, digest: &Digest) -> Result<Option<Self>, ImageError> {
         let path = store.root().join("ingest").join(digest.hex());
         let Some(file) = open_locked(&path).map_err(ImageError::at("open", &path))? else {
-            // Another process fetches it, too; whoever is last wins, with the same bytes.
-            return Self::anonymous(store);
+            return Ok(None);
         };
         let mut ingest = Self::over(store, path, file, true);
         ingest.take_up()?;
-        Ok(ingest)
+        Ok(Some(ingest))
     }
 
     fn over(store: &ContentStore, path: PathBuf, file: File, keep: bool) -> Self {
@@ -117,7 +117,16 @@ impl Ingest {
 
     /// Checks against what was `expected`, makes the bytes durable and gives them their name. What does not
     /// match is removed.
-    pub fn commit(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
+    pub fn commit(self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
+        let store = self.store.clone();
+        let done = self.commit_soon(expected)?;
+        store.sync_names()?;
+        Ok(done)
+    }
+
+    /// The same, but for the name, which is durable only after [`ContentStore::sync_names`]: for several blobs
+    /// at once, while others write.
+    pub(super) fn commit_soon(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64), ImageError> {
         let actual = Digest::from_sha256(&self.hasher.clone().finalize());
         if let Some((digest, size)) = expected {
             if self.written != size {
@@ -140,7 +149,8 @@ impl Ingest {
     /// Gives the bytes a name outside of the blobs.
     pub(super) fn place(mut self, target: &Path) -> Result<(), ImageError> {
         let path = self.path.clone();
-        self.finish(target, || fs::rename(&path, target))
+        self.finish(target, || fs::rename(&path, target))?;
+        target.parent().map_or(Ok(()), sync_directory)
     }
 
     fn finish(&mut self, target: &Path, rename: impl FnOnce() -> io::Result<()>) -> Result<(), ImageError> {
@@ -149,11 +159,13 @@ impl Ingest {
         self.file.sync_data().map_err(ImageError::at("sync", &self.path))?;
         rename().map_err(ImageError::at("name blob", target))?;
         self.placed = true;
-        if let Some(dir) = target.parent() {
-            File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::at("sync", dir))?;
-        }
         Ok(())
     }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), ImageError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::at("sync", dir))
 }
 
 impl Drop for Ingest {

@@ -72,6 +72,18 @@ pub(super) fn assemble(
     if !missing.is_empty() {
         return Err(ImageError::NotPresent { image: target.digest, missing });
     }
+    describe(store, target, manifest, config, layers, wanted)
+}
+
+/// The same for an image whose configuration is in the store; its layers may be on their way.
+pub(super) fn describe(
+    store: &ContentStore,
+    target: Descriptor,
+    manifest: Descriptor,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    wanted: Option<&Platform>,
+) -> Result<Image, ImageError> {
     let mut counted = HashSet::new();
     let size = [&target, &manifest, &config].into_iter().chain(&layers).filter(|d| counted.insert(&d.digest));
     let size = size.map(|d| d.size).sum();

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`store`], [`ingest`] | blobs on disk, and blobs on their way there |
 //! | [`registry`] | the distribution protocol |
-//! | [`fetch`], [`pull`] | blobs and images from registries |
+//! | [`fetch`], [`stream`], [`follow`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
 //! | [`archive`], [`rootfs`], [`tar`], [`compression`] | images from files and into them, and the formats they and layers are in |
 //! | [`push`], [`closure`] | images to registries, and what moves with an image |
@@ -23,6 +23,7 @@ pub mod descriptor;
 pub mod document;
 pub mod error;
 pub mod fetch;
+mod follow;
 mod gc;
 pub mod index;
 pub mod ingest;
@@ -30,10 +31,12 @@ pub mod lease;
 mod load;
 mod progress;
 mod pull;
+mod pull_all;
 pub mod push;
 pub mod registry;
 mod rootfs;
 pub mod store;
+mod stream;
 pub mod tar;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -48,9 +51,11 @@ pub use closure::Part;
 pub use compression::Packing;
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
+pub use follow::{Following, Packed};
 pub use gc::{GcReport, Sweep};
 pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
+pub use pull::Pull;
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
 pub use registry::declared::{DeclaredCapabilities, DeclaredHost, DeclaredRegistry};
 pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
@@ -77,7 +82,7 @@ impl Images {
     pub fn open(root: &Path, registry: RegistryConfig) -> Result<Self, ImageError> {
         let store = ContentStore::open(root)?;
         store.sweep_ingest(store::INGEST_KEPT)?;
-        let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency);
+        let fetcher = fetch::Fetcher::new(store.clone(), registry.concurrency, registry.per_host);
         let inner = Inner {
             store,
             registries: Arc::new(registry::Registries::new(registry)),
@@ -91,7 +96,7 @@ impl Images {
 
     /// Speaks to registries in another way from the next request on; deadlines stay those of the start.
     pub fn configure(&self, registry: RegistryConfig) {
-        self.inner.fetcher.set_concurrency(registry.concurrency);
+        self.inner.fetcher.set_concurrency(registry.concurrency, registry.per_host);
         self.inner.registries.configure(registry);
     }
 

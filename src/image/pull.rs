@@ -4,16 +4,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
 
 use super::descriptor::{self, Descriptor, Image, Kind};
 use super::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use super::error::{ImageError, RegistryFailure};
+use super::follow::Following;
 use super::index;
 use super::progress::{Progress, ProgressEvent, ProgressState};
 use super::registry::{PullOptions, PullSecret, Session};
 use super::store::ContentStore;
 use super::{Images, fetch};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Platform, Reference};
 
 impl Images {
     /// What the reference points at now, by one HEAD; by GET where a registry's HEAD says no digest.
@@ -39,6 +41,19 @@ impl Images {
         options: &PullOptions,
         progress: Progress,
     ) -> Result<Image, ImageError> {
+        let pull = self.begin(reference, options, Arc::clone(&progress)).await?;
+        pull.run(&progress).await?;
+        pull.finish().await
+    }
+
+    /// Resolves the reference, chooses the platform, and brings manifest and configuration into the store.
+    /// [`Pull::run`] brings the layers.
+    pub async fn begin(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: Progress,
+    ) -> Result<Pull, ImageError> {
         let session = self.session(reference, options);
         let pinned = options.digest.as_ref().or(reference.digest());
         let (target, bytes) = self.top(&session, pinned).await?;
@@ -53,18 +68,18 @@ impl Images {
         if config.size > MAX_CONFIG {
             return Err(ImageError::TooLarge { what: format!("image {name}: its configuration"), limit: MAX_CONFIG });
         }
-        self.fetch_all(&session, &config, &layers, &progress).await?;
+        self.fetch_one(&session, &config, &progress).await?;
         let platform = options.platform.clone();
         let store = self.store().clone();
         let image = fetch::joined(tokio::task::spawn_blocking(move || {
-            super::load::assemble(&store, target, manifest, config, layers, Some(&platform))
+            super::load::describe(&store, target, manifest, config, layers, Some(&platform))
         }))
         .await?;
-        self.remember(&image, &options.platform);
-        Ok(image)
+        let images = self.clone();
+        Ok(Pull { images, session, asked: options.platform.clone(), image, end: watch::channel(None).0 })
     }
 
-    fn session(&self, reference: &Reference, options: &PullOptions) -> Session {
+    pub(super) fn session(&self, reference: &Reference, options: &PullOptions) -> Session {
         let options = self.as_declared(reference, options);
         Session::new(Arc::clone(&self.inner.registries), reference.clone(), &options)
     }
@@ -83,11 +98,31 @@ impl Images {
     }
 
     /// The index or manifest at the top, from the store when its digest is known and it is there.
-    async fn top(&self, session: &Session, pinned: Option<&Digest>) -> Result<(Descriptor, Vec<u8>), ImageError> {
+    pub(super) async fn top(
+        &self,
+        session: &Session,
+        pinned: Option<&Digest>,
+    ) -> Result<(Descriptor, Vec<u8>), ImageError> {
         let reference = session.reference();
         match pinned {
             Some(digest) => self.manifest(session, digest, None).await,
             None => {
+                // HEAD costs registries nothing and us one small answer; what it names is asked for by its
+                // digest, so that a tag that moves meanwhile changes nothing.
+                match session.head(reference.manifest_name()).await {
+                    Ok(head) => {
+                        if let Some(digest) = head.digest {
+                            return self.manifest(session, &digest, None).await;
+                        }
+                    }
+                    // HEAD has no body: GET gets the registry's own words, and an answer where HEAD is not known.
+                    Err(ImageError::Registry {
+                        why:
+                            RegistryFailure::NotFound(_) | RegistryFailure::Denied { .. } | RegistryFailure::Status { .. },
+                        ..
+                    }) => {}
+                    Err(error) => return Err(error),
+                }
                 let answer = session.manifest(reference.manifest_name()).await?;
                 let bytes = answer.bytes;
                 let digest = Digest::of(&bytes);
@@ -97,7 +132,7 @@ impl Images {
     }
 
     /// A manifest or index by digest.
-    async fn manifest(
+    pub(super) async fn manifest(
         &self,
         session: &Session,
         digest: &Digest,
@@ -149,6 +184,21 @@ impl Images {
         Ok((descriptor, bytes))
     }
 
+    /// A manifest that is attached to an image and may be none itself: verified, and not judged.
+    pub(super) async fn attached(&self, session: &Session, wanted: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        if let Ok(bytes) = self.store().read(&wanted.digest, MAX_MANIFEST) {
+            return Ok(bytes);
+        }
+        let bytes = session.manifest(wanted.digest.as_str()).await?.bytes;
+        let actual = Digest::of(&bytes);
+        if actual != wanted.digest {
+            let what = format!("image {}: manifest {}", session.reference(), wanted.digest);
+            return Err(ImageError::Digest { what, expected: wanted.digest.clone(), actual });
+        }
+        let store = self.store().clone();
+        fetch::joined(tokio::task::spawn_blocking(move || store.put(&bytes).map(|_| bytes))).await
+    }
+
     /// Down through indexes to the manifest for the platform. Depth first, best entry first; bounded, and
     /// no index is looked into twice.
     async fn choose(
@@ -190,7 +240,7 @@ impl Images {
         Err(ImageError::Platform { image: name.to_owned(), wanted: options.platform.clone(), offered })
     }
 
-    async fn fetch_one(
+    pub(super) async fn fetch_one(
         &self,
         session: &Session,
         descriptor: &Descriptor,
@@ -206,24 +256,62 @@ impl Images {
         tell(ProgressState::Done);
         Ok(())
     }
+}
 
-    async fn fetch_all(
-        &self,
-        session: &Session,
-        config: &Descriptor,
-        layers: &[Descriptor],
-        progress: &Progress,
-    ) -> Result<(), ImageError> {
+/// An image on its way: manifest and configuration are here. Given up when dropped.
+pub struct Pull {
+    images: Images,
+    session: Session,
+    /// The platform that was asked for; the image's own may be a variant of it.
+    asked: Platform,
+    image: Image,
+    end: watch::Sender<Option<Result<(), ImageError>>>,
+}
+
+impl Pull {
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The layers, each to be read while it comes.
+    pub fn layers(&self) -> Following {
+        Following::new(&self.images, self.end.subscribe())
+    }
+
+    /// Brings the layers into the store. [`Pull::finish`] makes that last.
+    pub async fn run(&self, progress: &Progress) -> Result<(), ImageError> {
+        let result = self.fetch_layers(progress).await;
+        self.end.send_replace(Some(result.clone()));
+        result
+    }
+
+    /// Makes what came durable, once for all blobs: each by itself would hold up whoever writes beside, for
+    /// a file system commits everybody's work at once.
+    pub async fn finish(&self) -> Result<Image, ImageError> {
+        let store = self.images.store().clone();
+        fetch::joined(tokio::task::spawn_blocking(move || store.sync_names())).await?;
+        self.images.remember(&self.image, &self.asked);
+        Ok(self.image.clone())
+    }
+
+    async fn fetch_layers(&self, progress: &Progress) -> Result<(), ImageError> {
         let mut seen = HashSet::new();
-        let mut fetches = FuturesUnordered::new();
-        for descriptor in std::iter::once(config).chain(layers) {
-            if seen.insert(&descriptor.digest) {
-                fetches.push(self.fetch_one(session, descriptor, progress));
-            }
-        }
+        let mut layers: Vec<&Descriptor> = self.image.layers.iter().map(|layer| &layer.descriptor).collect();
+        layers.retain(|layer| seen.insert(&layer.digest));
+        // The largest first, as they are unpacked.
+        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        let mut fetches: FuturesUnordered<_> =
+            layers.into_iter().map(|layer| self.images.fetch_one(&self.session, layer, progress)).collect();
         // The first failure ends the others: dropped, their streams close and what they have is kept.
         while let Some(result) = fetches.next().await {
             result?;
+        }
+        // One blob that is listed twice with different sizes.
+        for Descriptor { digest, size, .. } in self.image.layers.iter().map(|layer| &layer.descriptor) {
+            if let Some(actual) = self.images.store().size(digest).filter(|actual| actual != size) {
+                return Err(ImageError::Size { what: format!("blob {digest}"), expected: *size, actual });
+            }
         }
         Ok(())
     }

@@ -129,9 +129,19 @@ impl ContentStore {
         Ingest::anonymous(self)
     }
 
-    /// Begins a blob, or takes up what an interrupted fetch left of it.
-    pub fn resume(&self, digest: &Digest) -> Result<Ingest, ImageError> {
+    /// Begins a blob, or takes up what an interrupted fetch left of it; `None` while somebody else writes it.
+    pub fn resume(&self, digest: &Digest) -> Result<Option<Ingest>, ImageError> {
         Ingest::named(self, digest)
+    }
+
+    /// Bytes that are here of a blob on its way.
+    pub fn coming(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.root.join("ingest").join(digest.hex())).ok().map(|m| m.len())
+    }
+
+    /// Makes the names of blobs durable.
+    pub fn sync_names(&self) -> Result<(), ImageError> {
+        super::ingest::sync_directory(&self.root.join("blobs/sha256"))
     }
 
     /// Tells garbage collection that somebody wants this blob now; whether it is here. One that is stays at

@@ -63,7 +63,7 @@ pub struct Entry {
 
 /// Reads entries one after the other.
 pub struct Reader<R> {
-    inner: BufReader<R>,
+    inner: R,
     left: u64,
     padding: u64,
 }
@@ -89,10 +89,38 @@ fn bad(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> Reader<BufReader<R>> {
     /// Over the unpacked bytes of an archive.
     pub fn new(inner: R) -> Self {
-        Self { inner: BufReader::with_capacity(BUFFER, inner), left: 0, padding: 0 }
+        Self::over(BufReader::with_capacity(BUFFER, inner))
+    }
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Over unpacked bytes that are buffered already.
+    pub fn over(inner: R) -> Self {
+        Self { inner, left: 0, padding: 0 }
+    }
+
+    /// The next bytes of the current entry, at most `max`, as they lie in the buffer; none at its end. To be
+    /// followed by [`Reader::consume`].
+    pub fn piece(&mut self, max: u64) -> io::Result<&[u8]> {
+        let max = usize::try_from(self.left.min(max)).unwrap_or(usize::MAX);
+        if max == 0 {
+            return Ok(&[]);
+        }
+        let ready = self.inner.fill_buf()?;
+        if ready.is_empty() {
+            return Err(truncated(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(&ready[..ready.len().min(max)])
+    }
+
+    /// So many bytes of the piece were used.
+    pub fn consume(&mut self, bytes: usize) {
+        let bytes = bytes.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.inner.consume(bytes);
+        self.left -= bytes as u64;
     }
 
     /// The next entry; `None` after the end of the archive. What was not read of the last one is skipped.
@@ -106,10 +134,18 @@ impl<R: Read> Reader<R> {
             skipped => skipped?,
         }
         let mut extended = Extended::default();
+        let mut special = 0;
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
             let size = number(&header[124..136])?;
             let size = u64::try_from(size).map_err(|_| bad("an entry has a negative size"))?;
+            if matches!(header[156], b'L' | b'K' | b'x') {
+                // Together: many small ones would hold as much memory as a large one.
+                special += size.min(MAX_SPECIAL) + BLOCK as u64;
+                if special > 2 * MAX_SPECIAL {
+                    return Err(bad(format!("an entry has more than {} bytes of extended headers", 2 * MAX_SPECIAL)));
+                }
+            }
             match header[156] {
                 b'L' => extended.path = Some(cut(self.special(size)?)),
                 b'K' => extended.link = Some(cut(self.special(size)?)),
@@ -309,7 +345,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-impl<R: Read> Read for Reader<R> {
+impl<R: BufRead> Read for Reader<R> {
     /// The bytes of the current entry.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let ready = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());

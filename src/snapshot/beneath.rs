@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+/// Bytes that one call takes, the terminating zero included.
+const PATH_MAX: usize = 4096;
 /// Directories whose descriptors are kept open.
 const MAX_OPEN: usize = 128;
 /// Symlinks followed for one directory that has to be made first; the kernel's own limit.
@@ -20,8 +22,23 @@ const MAX_LINKS: usize = 40;
 /// Flags of a directory that others are resolved from.
 pub const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Opens `path` beneath `root`, symlinks resolved inside of it.
+/// Opens `path` beneath `root`, symlinks resolved inside of it. What the kernel does not take at once is
+/// walked from there on, where links are not followed.
 pub fn open(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    if path.len() < PATH_MAX {
+        return open_short(root, path, flags);
+    }
+    let cut = path[..PATH_MAX].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+    let (first, mut rest) = (&path[..cut], &path[cut + 1..]);
+    let mut at = open_short(root, first, DIRECTORY)?;
+    while let Some(slash) = rest.iter().position(|b| *b == b'/') {
+        at = openat(&at, &rest[..slash], DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+        rest = &rest[slash + 1..];
+    }
+    openat(&at, rest, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn open_short(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { &b"."[..] } else { path };
     loop {
         match openat2(
@@ -97,6 +114,8 @@ impl Directories {
     pub fn ensure(&mut self, path: &[u8], made: Made<'_>) -> rustix::io::Result<Rc<OwnedFd>> {
         match self.existing(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => {}
+            // A link where a path too long for one call was walked.
+            Err(Errno::LOOP) if path.len() >= PATH_MAX => {}
             other => return other,
         }
         let mut links = 0;

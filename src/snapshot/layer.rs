@@ -15,7 +15,6 @@ use rustix::fs::{
     linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
 use super::beneath::{DIRECTORY, Directories, split};
 use super::error::SnapshotError;
@@ -23,8 +22,10 @@ use super::{implied, remove, xattr};
 use crate::image::tar::{Entry, Kind, Reader};
 use crate::oci::Digest;
 
-/// Copy buffer in bytes.
-const BUFFER: usize = 256 << 10;
+/// Runs of zeros of at least so many bytes become holes.
+const HOLE: usize = 64 << 10;
+/// Bytes of a name: more than the kernel takes at once, and few enough to be walked.
+const MAX_NAME: usize = 16 << 10;
 /// Prefix of a deletion, as image-spec "Whiteouts" defines it.
 const WHITEOUT: &[u8] = b".wh.";
 /// Deletion of all that lies below a directory.
@@ -33,33 +34,20 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What came of a layer.
 #[derive(Debug)]
 pub struct Applied {
-    /// Digest of the whole unpacked stream.
-    pub diff_id: Digest,
     /// Directories that the layer needed and did not describe.
     pub implied: File,
     /// Entries that could not be made and do no harm by that: devices without permission, unknown kinds.
     pub skipped: u64,
 }
 
-struct Hashing<R> {
-    inner: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..n]);
-        Ok(n)
-    }
-}
-
-/// Applies the unpacked bytes of `layer` to the empty directory `root`. `spool` gives anonymous files.
+/// Applies the unpacked bytes of `layer` to the empty directory `root`, and reads them to their end. `spool`
+/// gives anonymous files, `limit` bounds one file in bytes. For a thread whose umask is its own and 0.
 pub fn apply(
     layer: &Digest,
     root: OwnedFd,
-    stream: impl Read,
+    stream: &mut impl BufRead,
     spool: impl Fn() -> io::Result<File>,
+    limit: u64,
 ) -> Result<Applied, SnapshotError> {
     let spooled = || spool().map_err(|e| SnapshotError::io(format!("make a spool file for layer {layer}"), e));
     implied::mark(&root).map_err(|e| SnapshotError::io(format!("set attributes for layer {layer}"), e))?;
@@ -68,19 +56,18 @@ pub fn apply(
         directories: Directories::new(root),
         times: BufWriter::new(spooled()?),
         implied: BufWriter::new(spooled()?),
-        buffer: vec![0; BUFFER],
+        inherits: false,
         skipped: 0,
+        limit,
     };
-    let mut hashing = Hashing { inner: stream, hasher: Sha256::new() };
-    let mut reader = Reader::new(&mut hashing);
+    let mut reader = Reader::over(stream);
     let broken = |e: io::Error| SnapshotError::Stream { layer: layer.clone(), why: e.to_string() };
     while let Some(entry) = reader.next().map_err(broken)? {
         applier.entry(&entry, &mut reader)?;
     }
     reader.drain().map_err(broken)?;
-    drop(reader);
     let (implied, skipped) = applier.finish()?;
-    Ok(Applied { diff_id: Digest::from_sha256(&hashing.hasher.finalize()), implied, skipped })
+    Ok(Applied { implied, skipped })
 }
 
 struct Applier<'a> {
@@ -89,8 +76,11 @@ struct Applier<'a> {
     /// Times of directories: set at the end, for making entries changes them.
     times: BufWriter<File>,
     implied: BufWriter<File>,
-    buffer: Vec<u8>,
+    /// A directory passes its group or an access list on to what is made in it.
+    inherits: bool,
     skipped: u64,
+    /// Bytes that one file may have, holes included.
+    limit: u64,
 }
 
 /// Why one entry was not made.
@@ -116,6 +106,9 @@ fn system(error: io::Error) -> Failure {
 /// A name without empty and `.` components. Absolute names are relative to the root, as tar has it; `..` is
 /// refused.
 fn clean(path: &[u8]) -> Result<Vec<u8>, Failure> {
+    if path.len() > MAX_NAME {
+        return Err(Failure::Refused("its name is longer than 16384 bytes"));
+    }
     let mut cleaned = Vec::with_capacity(path.len());
     for component in path.split(|b| *b == b'/') {
         match component {
@@ -143,7 +136,7 @@ fn times(entry: &Entry) -> Timestamps {
 }
 
 impl Applier<'_> {
-    fn entry(&mut self, entry: &Entry, reader: &mut Reader<impl Read>) -> Result<(), SnapshotError> {
+    fn entry(&mut self, entry: &Entry, reader: &mut Reader<impl BufRead>) -> Result<(), SnapshotError> {
         let failure = match self.make(entry, reader) {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
@@ -169,7 +162,7 @@ impl Applier<'_> {
         })
     }
 
-    fn make(&mut self, entry: &Entry, reader: &mut Reader<impl Read>) -> Result<(), Failure> {
+    fn make(&mut self, entry: &Entry, reader: &mut Reader<impl BufRead>) -> Result<(), Failure> {
         let path = clean(&entry.path)?;
         let (parent, name) = split(&path);
         if name.starts_with(WHITEOUT) {
@@ -258,43 +251,39 @@ impl Applier<'_> {
         parent: &OwnedFd,
         name: &[u8],
         entry: &Entry,
-        reader: &mut Reader<impl Read>,
+        reader: &mut Reader<impl BufRead>,
     ) -> Result<(), Failure> {
+        if entry.size > self.limit {
+            return Err(Failure::Refused("it is larger than a whole layer may be"));
+        }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || openat(parent, name, flags, Mode::from_raw_mode(0o600));
+        let make = || openat(parent, name, flags, Mode::from_raw_mode(entry.mode & 0o777));
         let file = File::from(self.replacing(parent, name, make)?);
         match &entry.pieces {
-            None => self.copy(reader, &file, 0, entry.size)?,
+            None => {
+                let hole = copy(reader, &file, 0, entry.size)?;
+                if hole {
+                    file.set_len(entry.size).map_err(system)?;
+                }
+            }
             Some(pieces) => {
                 file.set_len(entry.size).map_err(system)?;
                 for (offset, length) in pieces {
-                    self.copy(reader, &file, *offset, *length)?;
+                    copy(reader, &file, *offset, *length)?;
                 }
             }
         }
-        describe(&file, entry)?;
+        // Most files are root's and have no special bits: as they were made.
+        let plain = entry.uid == 0 && entry.gid == 0 && entry.mode & !0o777 == 0 && entry.xattrs.is_empty();
+        if !plain || self.inherits {
+            describe(&file, entry)?;
+        }
         futimens(&file, &times(entry))?;
         Ok(())
     }
 
-    fn copy(
-        &mut self,
-        reader: &mut Reader<impl Read>,
-        file: &File,
-        mut offset: u64,
-        mut length: u64,
-    ) -> Result<(), Failure> {
-        while length > 0 {
-            let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
-            reader.read_exact(&mut self.buffer[..wanted]).map_err(Failure::Stream)?;
-            file.write_all_at(&self.buffer[..wanted], offset).map_err(system)?;
-            offset += wanted as u64;
-            length -= wanted as u64;
-        }
-        Ok(())
-    }
-
     fn root(&mut self, entry: &Entry) -> Result<(), Failure> {
+        self.inherits |= passes_on(entry);
         implied::unmark(self.directories.root())?;
         describe(self.directories.root(), entry)?;
         self.spool_times(b"", entry)
@@ -330,6 +319,7 @@ impl Applier<'_> {
             }
             Err(other) => return Err(other.into()),
         };
+        self.inherits |= passes_on(entry);
         describe(&fd, entry)?;
         self.directories.remember(path, Rc::new(fd));
         self.spool_times(path, entry)
@@ -452,6 +442,36 @@ impl Applier<'_> {
         let implied = self.implied.into_inner().map_err(|e| failed(e.into_error()))?;
         Ok((implied, self.skipped))
     }
+}
+
+/// Whether what is made in this directory does not simply belong to who makes it.
+fn passes_on(directory: &Entry) -> bool {
+    directory.mode & 0o2000 != 0 || directory.xattrs.iter().any(|(name, _)| name.starts_with(b"system.posix_acl_"))
+}
+
+/// Writes `length` bytes of the entry. `true` when a run of zeros was left out and the file may be too short.
+fn copy(reader: &mut Reader<impl BufRead>, file: &File, mut offset: u64, mut length: u64) -> Result<bool, Failure> {
+    let mut hole = false;
+    while length > 0 {
+        let piece = reader.piece(length).map_err(Failure::Stream)?;
+        let size = piece.len();
+        if size == 0 {
+            return Err(Failure::Stream(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if size >= HOLE && is_zero(piece) {
+            hole = true;
+        } else {
+            file.write_all_at(piece, offset).map_err(system)?;
+        }
+        reader.consume(size);
+        offset += size as u64;
+        length -= size as u64;
+    }
+    Ok(hole)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Owner, mode and attributes, in the order that keeps set-id bits and capabilities.

@@ -15,6 +15,7 @@
 //! | `w/<key>/{upper,work}` | one writable layer |
 //! | `lock` | held shared by who makes a directory, exclusively by a sweep |
 
+mod ahead;
 mod beneath;
 mod chain;
 mod check;
@@ -54,13 +55,23 @@ pub struct Snapshots {
 struct Inner {
     store: store::Store,
     claims: unpack::Claims,
+    /// Bytes that one layer may unpack to.
+    limit: u64,
 }
+
+/// Bytes that one layer may unpack to unless the configuration says otherwise.
+pub const MAX_LAYER: u64 = 64 << 30;
 
 impl Snapshots {
     /// Opens or makes `<root>/snapshots` and removes what interrupted work left.
     pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+        Self::open_limited(root, MAX_LAYER)
+    }
+
+    /// The same with another bound of the bytes that one layer unpacks to.
+    pub fn open_limited(root: &Path, limit: u64) -> Result<Self, SnapshotError> {
         let store = store::Store::open(root)?;
-        let snapshots = Self { inner: Arc::new(Inner { store, claims: unpack::Claims::default() }) };
+        let snapshots = Self { inner: Arc::new(Inner { store, claims: unpack::Claims::default(), limit }) };
         snapshots.sweep()?;
         Ok(snapshots)
     }

@@ -2,28 +2,35 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::ahead::Ahead;
 use super::chain::chain_ids;
 use super::error::SnapshotError;
 use super::store::{Draft, Record};
 use super::{Snapshots, implied, layer};
-use crate::image::{ContentStore, Image, ImageError, Layer, compression};
+use crate::image::{ContentStore, Following, Image, ImageError, Layer, Packed, compression};
 use crate::oci::Digest;
 
 /// Where the packed bytes of layers come from: the store, or a download that is still under way.
 pub trait LayerSource: Sync {
     /// The layer's blob from its first byte on.
-    fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ImageError>;
+    fn open(&self, layer: &Layer) -> Result<Packed, ImageError>;
 }
 
 impl LayerSource for ContentStore {
-    fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ImageError> {
-        Ok(Box::new(self.open_blob(&layer.descriptor.digest)?))
+    fn open(&self, layer: &Layer) -> Result<Packed, ImageError> {
+        Ok(Packed::verified(self.open_blob(&layer.descriptor.digest)?))
+    }
+}
+
+impl LayerSource for Following {
+    fn open(&self, layer: &Layer) -> Result<Packed, ImageError> {
+        Following::open(self, &layer.descriptor.digest, layer.descriptor.size)
     }
 }
 
@@ -250,6 +257,10 @@ impl Snapshots {
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<(usize, Result<Applied, SnapshotError>)>> = Mutex::default();
         let work = || {
+            if let Err(error) = own_umask() {
+                results.lock().unwrap_or_else(PoisonError::into_inner).push((0, Err(error)));
+                return;
+            }
             loop {
                 let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { return };
                 let layer = &image.layers[at];
@@ -264,33 +275,45 @@ impl Snapshots {
                 results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
             }
         };
-        match threads {
-            0 => {}
-            1 => work(),
-            _ => std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(work);
-                }
-            }),
-        }
+        // Threads of their own even for one layer: their umask is not the caller's.
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(work);
+            }
+        });
         let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         results.sort_by_key(|(at, _)| *at);
         results.into_iter().map(|(at, result)| result.map(|applied| (at, applied))).collect()
     }
 
+    /// Applies one layer. What a download that was broken off gave is dropped, and the layer read again.
     fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
+        loop {
+            let packed = source.open(layer).map_err(|source| SnapshotError::Source {
+                layer: layer.descriptor.digest.clone(),
+                source: Box::new(source),
+            })?;
+            let (blob, right) = packed.split();
+            let result = self.apply_blob(layer, record, blob);
+            // A blob that is not what its digest says is told as that, not by what is odd in its bytes.
+            if right() {
+                return result;
+            }
+        }
+    }
+
+    fn apply_blob(&self, layer: &Layer, record: &Record, blob: Box<dyn Read + Send>) -> Result<Applied, SnapshotError> {
         let store = &self.inner.store;
         let digest = &layer.descriptor.digest;
-        let blob = source
-            .open(layer)
-            .map_err(|source| SnapshotError::Source { layer: digest.clone(), source: Box::new(source) })?;
-        let stream = compression::reader(blob)
-            .map_err(|e| SnapshotError::Stream { layer: digest.clone(), why: e.to_string() })?;
         let draft = store.draft(record)?;
         let root = open_root(&draft.fs())?;
-        let done = layer::apply(digest, root, stream, || store.spool(&draft))?;
-        if done.diff_id != layer.diff_id {
-            let (expected, actual) = (layer.diff_id.clone(), done.diff_id);
+        let (done, diff_id) = std::thread::scope(|scope| {
+            let mut stream = Ahead::start(scope, move || compression::reader(blob), self.inner.limit);
+            let done = layer::apply(digest, root, &mut stream, || store.spool(&draft), self.inner.limit)?;
+            Ok((done, stream.digest()))
+        })?;
+        if diff_id != layer.diff_id {
+            let (expected, actual) = (layer.diff_id.clone(), diff_id);
             return Err(SnapshotError::DiffId { layer: digest.clone(), expected, actual });
         }
         if done.skipped > 0 {
@@ -298,6 +321,14 @@ impl Snapshots {
         }
         Ok(Applied { draft, implied: done.implied })
     }
+}
+
+/// Gives the calling thread a umask of its own, 0: modes are a layer's, not this process'.
+fn own_umask() -> Result<(), SnapshotError> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
+        .map_err(|e| SnapshotError::io("separate the umask of a thread", io::Error::from(e)))?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+    Ok(())
 }
 
 fn open_root(path: &PathBuf) -> Result<OwnedFd, SnapshotError> {

@@ -176,3 +176,16 @@ fn bytes_that_do_not_match_their_digest_are_never_used() {
     assert!(node.get("images").is_empty());
     node.close();
 }
+
+#[test]
+fn an_image_of_127_layers_runs() {
+    let node = TestNode::new();
+    let image =
+        (1..127).fold(Image::busybox(), |image, n| image.layer(|layer| layer.file(&format!("many/{n}"), 0o644, b"x")));
+    let archive = node.dir().join("many.tar");
+    image.oci_archive(&archive, Some("registry.local/many:1"));
+    node.bayplan(&["load", archive.to_str().unwrap()]).ok();
+    let run = node.bayplan(&["run", "--rm", "registry.local/many:1", "many", "sh", "-c", "ls /many | wc -l"]).ok();
+    assert_eq!(run.stdout.trim(), "126");
+    node.close();
+}

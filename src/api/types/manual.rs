@@ -22,6 +22,9 @@ pub struct PullRequest {
     /// Another platform than the node's.
     #[serde(default)]
     pub platform: Option<Platform>,
+    /// The images of every platform, and what is attached to them.
+    #[serde(default)]
+    pub all_platforms: bool,
     /// Plain HTTP, also for a host that is not loopback.
     #[serde(default)]
     pub plain_http: bool,

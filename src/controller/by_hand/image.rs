@@ -46,11 +46,13 @@ impl Node {
         progress: Progress,
         on_wait: OnWait,
     ) -> Result<PullEvent> {
-        let PullRequest { namespace, reference, platform, plain_http, skip_verify, credentials } = request;
+        let PullRequest { namespace, reference, platform, all_platforms, plain_http, skip_verify, credentials } =
+            request;
         let key = ResourceKey::new(Kind::Image, &namespace, reference.to_string());
         let _claim = self.claim_when_free(&key).await;
         let options = PullOptions {
             platform: platform.clone().unwrap_or_else(Platform::host),
+            all_platforms,
             plain_http,
             skip_verify,
             credentials: credentials.map(|c| (c.user, c.password)),
@@ -66,6 +68,8 @@ impl Node {
             .map(|r| r.digest.clone());
         let image = self.engine.pull_by_hand(&key, &reference, &options, self.declared(&key), progress).await?;
         if self.declared(&key).is_none() {
+            // Of an image that the node cannot run, the platform that is here is what is wanted.
+            let platform = platform.or_else(|| (!image.runs_here()).then(|| image.platform.clone()));
             self.engine.memory().declare(
                 self.engine.store(),
                 vec![by_hand(image_resource(&namespace, &reference, PullPolicy::IfNotPresent, platform))],

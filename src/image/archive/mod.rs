@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -225,7 +225,7 @@ fn file(
     shown: &str,
     name: &str,
     entry: &Entry,
-    reader: &mut Reader<impl Read>,
+    reader: &mut Reader<impl BufRead>,
     sink: &Sink<'_>,
     documents: &mut BTreeMap<String, Vec<u8>>,
     held: &mut u64,

@@ -56,8 +56,10 @@ pub struct RegistryConfig {
     pub certs_dir: PathBuf,
     /// Proxies.
     pub proxies: Proxies,
-    /// Blobs that are downloaded at once.
+    /// Blobs that are downloaded at once, from all hosts together.
     pub concurrency: usize,
+    /// Blobs that are downloaded at once from one host.
+    pub per_host: usize,
     /// Deadlines.
     pub timeouts: Timeouts,
 }
@@ -69,7 +71,8 @@ impl Default for RegistryConfig {
             auth_files: credentials::default_files(),
             certs_dir: DEFAULT_CERTS_DIR.into(),
             proxies: Proxies::from_environment(),
-            concurrency: 6,
+            concurrency: 24,
+            per_host: 6,
             timeouts: Timeouts::default(),
         }
     }
@@ -100,6 +103,8 @@ impl Default for Timeouts {
 pub struct PullOptions {
     /// Which of an index's images.
     pub platform: Platform,
+    /// Every one of an index's images.
+    pub all_platforms: bool,
     /// Speak to this reference's host without TLS.
     pub plain_http: bool,
     /// Trust whatever certificate the host shows.
@@ -118,6 +123,7 @@ impl Default for PullOptions {
     fn default() -> Self {
         Self {
             platform: Platform::host(),
+            all_platforms: false,
             plain_http: false,
             skip_verify: false,
             credentials: None,
@@ -132,6 +138,7 @@ impl fmt::Debug for PullOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PullOptions")
             .field("platform", &self.platform)
+            .field("all_platforms", &self.all_platforms)
             .field("plain_http", &self.plain_http)
             .field("skip_verify", &self.skip_verify)
             .field("credentials", &self.credentials.as_ref().map(|_| "…"))

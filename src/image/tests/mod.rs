@@ -12,7 +12,7 @@ mod proxies;
 mod pulls;
 mod pushes;
 mod redirects;
-mod registry;
+pub mod registry;
 pub mod server;
 mod store;
 mod tls;

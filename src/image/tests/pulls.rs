@@ -214,3 +214,69 @@ fn a_blob_can_be_read_while_it_comes() {
         assert!(waited > Duration::from_millis(100), "the first bytes came with the last ones");
     });
 }
+
+#[test]
+fn two_processes_over_one_store_ask_for_a_blob_once() {
+    let node = Node::plain();
+    // Locks belong to open files: another `Images` is as another process.
+    let config = RegistryConfig { auth_files: Vec::new(), ..RegistryConfig::default() };
+    let other = crate::image::Images::open(node.root.path(), config).unwrap();
+    node.runtime.block_on(async {
+        let mut blobs = Blobs::default();
+        let image = big_image(&mut blobs, &noise(3_000_000, 8), 1);
+        let content = blobs.0.clone();
+        let server = Server::start(blobs, &[("a", &image)], move |request| {
+            // Slow enough that both are under way at once.
+            let large = content.get(&request.path.rsplit('/').next()?.parse().ok()?)?.len() > 1_000_000;
+            if large {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            None
+        })
+        .await;
+        let reference: Reference = format!("{}/lab/app:a", server.host).parse().unwrap();
+        let pulls = [node.images.clone(), other].map(|images| {
+            let reference = reference.clone();
+            tokio::spawn(async move { images.pull(&reference, &options(), silent()).await })
+        });
+        for pull in pulls {
+            pull.await.unwrap().unwrap();
+        }
+        let mut asked: Vec<_> = server.gets().into_iter().filter(|p| p.contains("/blobs/")).collect();
+        asked.sort();
+        let all = asked.len();
+        asked.dedup();
+        assert_eq!((asked.len(), all), (3, 3));
+        assert!(node.ingest_is_empty());
+    });
+}
+
+#[test]
+fn a_registry_that_stalls_holds_up_no_other() {
+    let timeouts = Timeouts { stall: Duration::from_secs(60), ..Timeouts::default() };
+    let config = RegistryConfig { auth_files: Vec::new(), timeouts, per_host: 1, concurrency: 2, ..Default::default() };
+    let node = Node::new(config);
+    node.runtime.block_on(async {
+        let mut blobs = Blobs::default();
+        let stuck = big_image(&mut blobs, &noise(200_000, 6), 1);
+        let mut others = Blobs::default();
+        let fine = big_image(&mut others, &noise(200_000, 7), 2);
+        let silent_one = Server::start(blobs, &[("a", &stuck)], |request| {
+            let reply = Reply::new(200, "application/octet-stream", vec![0; 10]);
+            let layer = request.path.contains("/blobs/") && request.method == "GET";
+            layer.then_some(Reply { cut: Some(1), stall: true, length: Some(100_000), ..reply })
+        })
+        .await;
+        let server = Server::start(others, &[("a", &fine)], |_| None).await;
+        let pull = |host: &str| {
+            let (images, reference) = (node.images.clone(), format!("{host}/lab/app:a").parse().unwrap());
+            tokio::spawn(async move { images.pull(&reference, &options(), silent()).await })
+        };
+        let hanging: Vec<_> = (0..5).map(|_| pull(&silent_one.host)).collect();
+        while silent_one.gets().iter().all(|path| !path.contains("/blobs/")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::timeout(Duration::from_secs(20), pull(&server.host)).await.unwrap().unwrap().unwrap();
+        hanging.into_iter().for_each(|pull| pull.abort());
+    });
+}

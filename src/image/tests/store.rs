@@ -15,14 +15,14 @@ fn a_blob_has_its_name_only_when_its_digest_matched() {
     let mode = std::fs::metadata(store.root()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "nobody else reads or writes here");
     let digest = crate::oci::Digest::of(b"right");
-    let mut ingest = store.resume(&digest).unwrap();
+    let mut ingest = store.resume(&digest).unwrap().unwrap();
     ingest.write(b"wrong").unwrap();
     assert!(matches!(ingest.commit(Some((&digest, 5))), Err(ImageError::Digest { .. })));
-    let mut ingest = store.resume(&digest).unwrap();
+    let mut ingest = store.resume(&digest).unwrap().unwrap();
     ingest.write(b"rig").unwrap();
     drop(ingest);
     assert!(!store.has(&digest));
-    let mut ingest = store.resume(&digest).unwrap();
+    let mut ingest = store.resume(&digest).unwrap().unwrap();
     assert_eq!(ingest.written(), 3);
     ingest.write(b"ht").unwrap();
     ingest.commit(Some((&digest, 5))).unwrap();

@@ -97,9 +97,6 @@ fn links_that_go_round_and_files_in_the_way_are_errors() {
     let long = "x".repeat(300);
     let text = refused(LayerTar::new().pax(&[("path", long.as_bytes())]).file("x", b"1").done());
     assert!(text.contains("File name too long"), "{text}");
-    let longer = "d/".repeat(2500);
-    let text = refused(LayerTar::new().pax(&[("path", longer.as_bytes())]).file("x", b"1").done());
-    assert!(text.len() < 600 && text.contains("File name too long"), "{text}");
 }
 
 #[test]

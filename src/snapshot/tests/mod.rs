@@ -1,14 +1,18 @@
 //! Layers on disk, told by what stands there afterwards.
 
+mod along;
 mod apply;
+mod bounds;
 mod hostile;
 mod peers;
 mod shared;
 
 use std::path::{Path, PathBuf};
 
+use crate::image::descriptor::OCI_LAYER;
 use crate::image::tests::fixture::Blobs;
 use crate::image::{ContentStore, Image, Images, RegistryConfig};
+use crate::oci::Digest;
 use crate::snapshot::{SnapshotError, Snapshots};
 
 /// A store and snapshots over a temporary root.
@@ -20,7 +24,10 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    pub fn at(root: tempfile::TempDir) -> Self {
         let images =
             Images::open(root.path(), RegistryConfig { auth_files: Vec::new(), ..Default::default() }).unwrap();
         Self { images, snapshots: Snapshots::open(root.path()).unwrap(), root }
@@ -34,6 +41,17 @@ impl Node {
     pub fn image(&self, tars: &[Vec<u8>]) -> Image {
         let mut blobs = Blobs::default();
         let target = blobs.image("amd64", tars);
+        for bytes in blobs.0.values() {
+            self.store().put(bytes).unwrap();
+        }
+        self.images.load_image(&target.digest, &"linux/amd64".parse().unwrap()).unwrap()
+    }
+
+    /// An image of one layer whose blob and diff ID are these, right or wrong.
+    pub fn image_of(&self, blob: Vec<u8>, diff_id: &Digest) -> Image {
+        let mut blobs = Blobs::default();
+        let layer = blobs.add(&format!("{OCI_LAYER}+gzip"), blob);
+        let target = blobs.image_of("amd64", vec![layer], std::slice::from_ref(diff_id));
         for bytes in blobs.0.values() {
             self.store().put(bytes).unwrap();
         }

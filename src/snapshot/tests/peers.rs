@@ -42,13 +42,15 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
         if !path.as_os_str().is_empty() {
             text += &format!(" mtime {}.{}", meta.mtime(), meta.mtime_nsec());
         }
-        for name in ["user.note", "security.capability"] {
+        for name in ["user.note", "user.long", "trusted.kept", "security.capability", "system.posix_acl_access"] {
             text += &format!(" {name}={:?}", xattr(&whole, name));
         }
         if meta.is_symlink() {
             text += &format!(" -> {:?}", fs::read_link(&whole).unwrap().as_os_str().as_bytes());
         } else if meta.is_file() {
-            text += &format!(" {} nlink {}", crate::oci::Digest::of(&fs::read(&whole).unwrap()), meta.nlink());
+            // The size first: a difference there says more than one of digests.
+            let digest = crate::oci::Digest::of(&fs::read(&whole).unwrap());
+            text += &format!(" {} bytes {digest} nlink {}", meta.len(), meta.nlink());
             if meta.nlink() > 1 {
                 text += &format!(" = {}", inodes.entry(meta.ino()).or_insert_with(|| path.clone()).display());
             }
@@ -164,4 +166,79 @@ fn an_image_with_deletions_links_attributes_and_many_files_is_the_same_tree() {
     same(std::slice::from_ref(&base));
     same(&[base.clone(), second.clone()]);
     same(&[base, second, third]);
+}
+
+/// What Debian's packages put onto this machine, as paths from `/`.
+fn files_of(packages: &str) -> String {
+    format!(
+        "for f in $(dpkg-query -L {packages} 2>/dev/null | sort -u); do
+           if [ -e \"$f\" ] || [ -L \"$f\" ]; then echo \".$f\"; fi; done | grep -v '^./\\.$' |
+           sed -E 's#^[.]/(bin|sbin|lib|lib64)/#./usr/\\1/#' | sort -u >list
+         tar -C / --no-recursion -cf - -T list | tar -xf - ; rm list"
+    )
+}
+
+#[test]
+fn a_busybox_image_is_the_same_tree() {
+    let base = packed(
+        "mkdir -p bin etc tmp; cp \"$(command -v busybox)\" bin/busybox; chmod 1777 tmp; chmod 4755 bin/busybox
+         for applet in $(bin/busybox --list); do [ $applet = busybox ] || ln bin/busybox bin/$applet; done",
+    );
+    same(&[base, LayerTar::new().dir("etc", 0o755).file("etc/motd", b"hello").done()]);
+}
+
+#[test]
+fn a_debian_image_is_the_same_tree() {
+    let base = packed(&files_of("base-files libc6 libc-bin bash coreutils dash login passwd util-linux"));
+    let more = packed(&files_of("perl-base apt dpkg tar gzip mawk"));
+    same(&[base, more]);
+}
+
+#[test]
+fn hard_links_by_the_hundred_are_the_same_tree() {
+    let farm = packed(
+        "mkdir -p a/b c; for n in $(seq 40); do echo $n >a/$n; chmod 0$((n % 8))44 a/$n
+           for m in 1 2 3 4 5; do ln a/$n c/$n-$m; done; ln a/$n a/b/$n; done
+         ln -s ../a/1 c/symlink; ln c/symlink a/b/linked-symlink; mkfifo c/fifo; ln c/fifo a/b/fifo",
+    );
+    // Not over names of the lower layer: overlayfs counts the links of a file that it hides.
+    let upper = LayerTar::new()
+        .dir("a", 0o755)
+        .raw(tar::EntryType::Regular, "a/new", "", 0o600, b"new")
+        .hard_link("a/newer", "a/new")
+        .done();
+    same(&[farm, upper]);
+}
+
+#[test]
+fn attributes_and_capabilities_are_the_same_tree() {
+    let base = packed(
+        "mkdir d; echo x >d/ping; echo y >d/plain; chown 12:34 d/ping; chmod 2755 d
+         setfattr -n user.note -v hello d/plain; setfattr -n user.long -v $(head -c 2000 /dev/zero | tr '\\0' x) d/plain
+         setfattr -n trusted.kept -v yes d; setfattr -n user.note -v dir d
+         setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 d/ping",
+    );
+    same(&[base]);
+}
+
+#[test]
+fn sparse_files_are_the_same_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = "truncate -s 9M a; printf begin | dd of=a conv=notrunc status=none
+        printf middle | dd of=a bs=1M seek=5 conv=notrunc status=none; truncate -s 3M empty
+        head -c 200000 /dev/zero >zeros; echo tail >>zeros; tar --format=pax -S --mtime=@1600000000 -cf ../sparse.tar .";
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    assert!(Command::new("sh").args(["-ec", make]).current_dir(&tree).status().unwrap().success());
+    same(&[fs::read(dir.path().join("sparse.tar")).unwrap()]);
+}
+
+#[test]
+fn long_and_odd_names_are_the_same_tree() {
+    let base = packed(
+        "long=$(head -c 200 /dev/zero | tr '\\0' n); mkdir -p $long/$long/$long; echo 1 >$long/$long/$long/$long
+         ln -s /$long/$long/$long/$long $long/link; ln $long/$long/$long/$long $long/hard
+         printf x >\"$(printf 'line\\nfeed')\"; printf x >\"$(printf 'caf\\351')\"; printf x >'a b'; printf x >'*'; touch -d '1969-12-31 12:00 UTC' old",
+    );
+    same(&[base]);
 }

@@ -73,11 +73,11 @@ fn a_sweep_leaves_what_is_being_applied() {
     /// A source that sweeps while the layer is read.
     struct Sweeping<'a>(&'a Node, AtomicUsize);
     impl crate::snapshot::LayerSource for Sweeping<'_> {
-        fn open(&self, layer: &crate::image::Layer) -> Result<Box<dyn std::io::Read + Send>, crate::image::ImageError> {
+        fn open(&self, layer: &crate::image::Layer) -> Result<crate::image::Packed, crate::image::ImageError> {
             let bytes = self.0.store().read(&layer.descriptor.digest, 1 << 30)?;
             let removed = Snapshots::open(self.0.root.path()).unwrap().sweep().unwrap();
             self.1.fetch_add(removed, Ordering::Relaxed);
-            Ok(Box::new(std::io::Cursor::new(bytes)))
+            Ok(crate::image::Packed::verified(std::io::Cursor::new(bytes)))
         }
     }
     let node = Node::new();
