@@ -93,7 +93,7 @@ fn bring_about(mut node: Node, desired: &Desired, paced: bool) -> (u32, Duration
         let took = began.elapsed();
         (plans, planning) = (plans + 1, planning + took);
         if paced {
-            pace.planned(now, now + took);
+            pace.planned(desired.resources.len(), now, now + took);
         }
         now += took;
         if plan.is_converged() {
