@@ -81,7 +81,12 @@ fn examine(store: &ContentStore, digest: &Digest) -> Result<u64, BlobFault> {
         return Err(BlobFault::Missing);
     }
     let unreadable = |error: &dyn std::fmt::Display| BlobFault::Unreadable(error.to_string());
-    let mut file = store.open_blob(digest).map_err(|error| unreadable(&error))?;
+    let mut file = match store.open_blob(digest) {
+        Ok(file) => file,
+        // Collected since the look above.
+        Err(_) if !store.has(digest) => return Err(BlobFault::Missing),
+        Err(error) => return Err(unreadable(&error)),
+    };
     let (mut hasher, mut size) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
