@@ -165,6 +165,57 @@ fn a_killed_import_leaves_nothing() {
 }
 
 #[test]
+fn a_killed_push_is_gone_on_with() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let mut dice = Dice::new();
+    // Another image and another repository each time: what a registry has anywhere need not be sent.
+    let load = |node: &TestNode, round: u64| {
+        let image = (0..4).fold(Image::busybox(), |image, n| image.noise(2 << 20, 100 + round * 10 + n));
+        let (archive, name) = (node.dir().join("pushed.tar"), format!("registry.local/pushed:{round}"));
+        image.oci_archive(&archive, Some(&name));
+        node.bayplan(&["load", archive.to_str().unwrap()]).ok();
+        (image, name)
+    };
+    let (_, name) = load(&node, 99);
+    let duration = whole(&node, &["push", &name, &registry.reference("lab/measured:1")]);
+    let mut broken = 0;
+    for round in 0..8 {
+        let (image, name) = load(&node, round);
+        let before = (names(&node, "content/blobs/sha256").len(), names(&node, "snapshots/chains").len());
+        let repository = format!("lab/pushed-{round}");
+        let target = registry.reference(&format!("{repository}:1"));
+        let push = ["push", &name, &target];
+        let at = dice.within(duration);
+        if round % 2 == 1 {
+            node.start_daemon();
+            let mut client = node.bare(&push).spawn().unwrap();
+            std::thread::sleep(at);
+            node.kill_daemon();
+            client.wait().unwrap();
+        } else {
+            kill_at(node.bare(&push).spawn().unwrap(), at);
+        }
+        let uploads = || image.layer_blobs().iter().map(|hex| registry.uploads(&repository, hex)).collect::<Vec<_>>();
+        // Those that the registry finishes from here on, it may be sent again or not.
+        let there = uploads();
+        broken += u32::from(there.iter().any(|times| *times == 0));
+        assert_sound(&node);
+        node.bayplan(&push).ok();
+        let then = uploads();
+        let again = there.iter().zip(&then).any(|(before, after)| *before > 0 && after > before);
+        assert!(!again, "round {round}, killed after {at:?}: sent {there:?} times, and then {then:?}");
+        assert_eq!(registry.digest(&target), image.digest());
+        assert_eq!((names(&node, "content/blobs/sha256").len(), names(&node, "snapshots/chains").len()), before);
+        assert_sound(&node);
+        assert_nothing_left(&node);
+    }
+    assert!(broken > 0, "no kill came before the end of a push");
+    empty(&node);
+    node.close();
+}
+
+#[test]
 fn a_killed_prune_breaks_nothing_and_is_gone_on_with() {
     let mut node = TestNode::new();
     let archives: Vec<String> = (0..4)

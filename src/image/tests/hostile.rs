@@ -94,6 +94,7 @@ fn a_blob_that_is_not_its_digest_is_refused_and_removed() {
         let reference = format!("{}/lab/app:a", server.host).parse().unwrap();
         let error = node.images.pull(&reference, &options(), silent()).await.unwrap_err();
         assert!(matches!(&error, ImageError::Digest { expected, .. } if *expected == digest), "{error}");
+        insta::assert_snapshot!(seen(error, &server.host));
     });
     assert!(!node.images.store().has(&digest));
     // Others of the image may be there, to be taken up again.
