@@ -59,6 +59,22 @@ struct Pointers {
     blobs: Vec<Descriptor>,
 }
 
+/// What a document names, whatever kind of document it is.
+pub(super) struct Named {
+    /// Manifests and indexes.
+    pub(super) documents: Vec<Descriptor>,
+    /// Configuration, layers and the like.
+    pub(super) blobs: Vec<Descriptor>,
+}
+
+impl Named {
+    /// Reads a document for its pointers alone.
+    pub(super) fn by(document: &[u8]) -> serde_json::Result<Self> {
+        let Pointers { manifests, config, layers, blobs } = serde_json::from_slice(document)?;
+        Ok(Self { documents: manifests, blobs: config.into_iter().chain(layers).chain(blobs).collect() })
+    }
+}
+
 struct Walk<'a> {
     store: &'a ContentStore,
     /// Whether something of the document can be used.
@@ -83,15 +99,14 @@ impl Walk<'_> {
             return Ok(false);
         }
         let bytes = self.store.read(&document.digest, MAX_MANIFEST)?;
-        let pointers: Pointers = serde_json::from_slice(&bytes).map_err(|e| ImageError::Malformed {
+        let Named { documents, blobs: own } = Named::by(&bytes).map_err(|e| ImageError::Malformed {
             what: format!("{}: {}", what(), document.digest),
             why: e.to_string(),
         })?;
-        let own: Vec<_> = pointers.config.into_iter().chain(pointers.layers).chain(pointers.blobs).collect();
         let absent: Vec<_> = own.iter().filter(|d| self.store.size(&d.digest) != Some(d.size)).collect();
         self.found.missing.extend(absent.iter().map(|d| d.digest.clone()));
-        let mut usable = absent.is_empty() && (!own.is_empty() || pointers.manifests.is_empty());
-        for child in &pointers.manifests {
+        let mut usable = absent.is_empty() && (!own.is_empty() || documents.is_empty());
+        for child in &documents {
             usable |= self.visit(child, depth + 1)?;
         }
         if usable {

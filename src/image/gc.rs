@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use super::Images;
-use super::document::Document;
+use super::closure::Named;
+use super::document::{Document, MAX_MANIFEST};
 use super::error::ImageError;
 use super::pull::stored;
 use crate::oci::Digest;
@@ -111,8 +112,14 @@ impl Images {
                     live.insert(config.digest);
                     live.extend(layers.into_iter().map(|l| l.digest));
                 }
-                // An attached document that is no image keeps itself; what else it reaches we do not know.
-                Err(ImageError::Unsupported { .. }) => {}
+                // Attached to an image and none itself, such as an attestation: it keeps what it names.
+                Err(ImageError::Unsupported { .. }) => {
+                    let bytes = self.store().read(&digest, MAX_MANIFEST);
+                    if let Some(named) = bytes.ok().and_then(|bytes| Named::by(&bytes).ok()) {
+                        stack.extend(named.documents.into_iter().map(|d| d.digest));
+                        live.extend(named.blobs.into_iter().map(|d| d.digest));
+                    }
+                }
                 Err(error) => problems.push(error.to_string()),
             }
         }

@@ -8,6 +8,7 @@ pub mod fixture;
 mod hostile;
 mod hostile_archives;
 mod mirrors;
+mod platforms;
 mod proxies;
 mod pulls;
 mod pushes;
