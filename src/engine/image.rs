@@ -167,11 +167,15 @@ impl Engine {
         let engine = Arc::clone(self);
         let unpacked = image.clone();
         tokio::task::spawn_blocking(move || {
-            // A layer that is unpacked while it comes is shown as coming.
             let told = |digest: &Digest| {
-                if let (Some(reference), Some(size)) = (&reference, engine.images.store().size(digest)) {
-                    let (reference, digest) = (reference.clone(), digest.clone());
-                    progress(ProgressEvent { reference, digest, size, state: ProgressState::Unpacking });
+                if let Some(reference) = &reference {
+                    let event = ProgressEvent {
+                        reference: reference.clone(),
+                        digest: digest.clone(),
+                        size: 0,
+                        state: ProgressState::Unpacking,
+                    };
+                    progress(event);
                 }
             };
             engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from)
