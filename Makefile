@@ -60,7 +60,7 @@ deny: ## Licences, banned crates, sources; advisories where their database can b
 test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd with a reboot
 	@tests/prerequisites.sh build vm
 	@$(RELEASE)
-	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee /dev/stderr | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
+	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
 	$(SUDO) tests/vm/all "$$e2e" $(VM)
 
 SECONDS ?= 30

@@ -38,7 +38,7 @@ pub(super) struct Removal {
     /// What to remove
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
-    /// Also what runs, which is killed first, and what is used or declared
+    /// Also what is in use or declared; a container that runs is killed first, an image's containers run on
     #[arg(short, long)]
     force: bool,
 }

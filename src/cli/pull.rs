@@ -2,12 +2,14 @@
 
 use super::context::Context;
 use super::{args::Output, flags, password, progress, render};
-use crate::api::{Credentials, PullEvent, PullRequest, Service as _, Transfer};
+use crate::api::{Client, Credentials, PullEvent, PullRequest, Service as _, Transfer};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey};
-use crate::oci::Platform;
+use crate::oci::{Platform, Reference};
 
 /// Pull images into the namespace and unpack them
+///
+/// Of several each is tried; the first failure decides the exit status.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// References with their host: docker.io/library/nginx:1.27
@@ -40,55 +42,73 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let references = args.references.iter().map(|text| flags::reference(text)).collect::<Result<Vec<_>>>()?;
     let credentials = args.user.as_deref().map(|text| credentials(text, context)).transpose()?;
     let node = context.node().await?;
+    let mut status = 0;
     for reference in references {
-        let request = PullRequest {
-            namespace: context.namespace(),
-            reference: reference.clone(),
-            platform: args.platform.clone(),
-            all_platforms: args.all_platforms,
-            plain_http: args.plain_http,
-            skip_verify: args.skip_verify,
-            credentials: credentials.clone(),
-        };
-        let mut events = node.pull(request).await?;
-        let key = ResourceKey::new(Kind::Image, context.namespace(), reference.to_string());
-        let mut progress = progress::Progress::new(args.progress, args.quiet, &context.ui);
-        let mut pulled = false;
-        while let Some(event) = progress.next(&mut events, &mut context.ui).await {
-            let event = event?;
-            let is_data = !matches!(event, PullEvent::Blob { .. });
-            if context.output() == Output::Json && is_data && !args.quiet {
-                context.ui.bytes(render::json::line(&event)?.as_bytes());
+        if let Err(fault) = pull(&args, &node, reference, credentials.clone(), context).await {
+            context.ui.erase();
+            context.ui.fault(&fault);
+            if status == 0 {
+                status = fault.class.exit_status();
             }
-            match event {
-                PullEvent::Resolved { .. } => {}
-                PullEvent::Waiting { host, attempt, of, why } => {
-                    context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
-                }
-                PullEvent::Blob { digest, state, done, total } => {
-                    let key = key.clone();
-                    progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
-                }
-                PullEvent::Pulled { reference, digest, size, unchanged } => {
-                    context.ui.erase();
-                    pulled = true;
-                    match context.output() {
-                        _ if args.quiet => context.ui.line(digest),
-                        Output::Json => {}
-                        Output::Name => context.ui.line(format!("image/{reference}")),
-                        _ => {
-                            let already = if unchanged { ", was here" } else { "" };
-                            context.ui.line(format!("{reference}  {digest}  {}{already}", render::size(size)));
-                        }
+        }
+    }
+    Ok(status)
+}
+
+async fn pull(
+    args: &Args,
+    node: &Client,
+    reference: Reference,
+    credentials: Option<Credentials>,
+    context: &mut Context,
+) -> Result<()> {
+    let request = PullRequest {
+        namespace: context.namespace(),
+        reference: reference.clone(),
+        platform: args.platform.clone(),
+        all_platforms: args.all_platforms,
+        plain_http: args.plain_http,
+        skip_verify: args.skip_verify,
+        credentials,
+    };
+    let mut events = node.pull(request).await?;
+    let key = ResourceKey::new(Kind::Image, context.namespace(), reference.to_string());
+    let mut progress = progress::Progress::new(args.progress, args.quiet, &context.ui);
+    let mut pulled = false;
+    while let Some(event) = progress.next(&mut events, &mut context.ui).await {
+        let event = event?;
+        let is_data = !matches!(event, PullEvent::Blob { .. });
+        if matches!(context.output(), Output::Json | Output::Yaml) && is_data && !args.quiet {
+            context.ui.bytes(render::event(context.output(), &event)?.as_bytes());
+        }
+        match event {
+            PullEvent::Resolved { .. } => {}
+            PullEvent::Waiting { host, attempt, of, why } => {
+                context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
+            }
+            PullEvent::Blob { digest, state, done, total } => {
+                let key = key.clone();
+                progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
+            }
+            PullEvent::Pulled { reference, digest, size, unchanged } => {
+                context.ui.erase();
+                pulled = true;
+                match context.output() {
+                    _ if args.quiet => context.ui.line(digest),
+                    Output::Json | Output::Yaml => {}
+                    Output::Name => context.ui.line(format!("image/{reference}")),
+                    _ => {
+                        let already = if unchanged { ", was here" } else { "" };
+                        context.ui.line(format!("{reference}  {digest}  {}{already}", render::size(size)));
                     }
                 }
             }
         }
-        if !pulled {
-            return Err(Fault::new(Class::Runtime, format!("the node ended its report on {reference} early")));
-        }
     }
-    Ok(0)
+    if !pulled {
+        return Err(Fault::new(Class::Runtime, format!("the node ended its report on {reference} early")));
+    }
+    Ok(())
 }
 
 /// `USER:PASSWORD`, or the password from the terminal or standard input, where no argument list shows it.

@@ -32,7 +32,7 @@ pub struct Args {
     /// Plain HTTP
     #[arg(long)]
     pub plain_http: bool,
-    /// User and password; without a password it is read from standard input
+    /// User and password; without a password it is asked for, or read from standard input
     #[arg(short, long, value_name = "USER[:PASSWORD]")]
     pub user: Option<String>,
     #[command(flatten)]
@@ -84,12 +84,12 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
                 return Err(fault);
             }
         };
-        let json = context.output() == Output::Json && !args.quiet;
-        if json {
-            context.ui.bytes(render::json::line(&event)?.as_bytes());
+        let as_data = matches!(context.output(), Output::Json | Output::Yaml) && !args.quiet;
+        if as_data {
+            context.ui.bytes(render::event(context.output(), &event)?.as_bytes());
         }
         match event {
-            PushEvent::Blob { digest, state, done, total, from } if !json => {
+            PushEvent::Blob { digest, state, done, total, from } if !as_data => {
                 progress.hear(digest, Blob { state, done, total }, from.as_deref(), context);
             }
             PushEvent::Blob { .. } => {}
@@ -97,7 +97,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
                 progress.clear(context);
                 match context.output() {
                     _ if args.quiet => context.ui.line(&digest),
-                    Output::Json => {}
+                    Output::Json | Output::Yaml => {}
                     Output::Name => context.ui.line(format!("image/{reference}")),
                     _ => {
                         let how = match unchanged {

@@ -22,7 +22,9 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         let request = RemoveImageRequest { namespace: namespace.to_owned(), name, force };
         let removed = node.remove_image(request).await?;
         let also = (!removed.also.is_empty()).then(|| format!("and with it {}", removed.also.join(", ")));
-        Ok(each::comes_back(&removed.reference, removed.declared_by).or(also))
+        let notes = [also, each::comes_back(&removed.reference, removed.declared_by)];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        Ok((!notes.is_empty()).then(|| notes.join("\n")))
     };
     args.removal.run(context, remove).await
 }

@@ -39,9 +39,13 @@ impl Node {
                     return Ok(());
                 }
                 let total = change.scope.len();
+                // Looked at before it is declared: the daemon's own loop may begin with it at once.
+                let first = node.plan_for(&node.with(&change), Freshness::Known).await;
+                let first = Scope::Keys(change.scope.clone()).narrow(first);
                 node.declare(change.set, &change.drop)?;
                 let scope = node.followed(&node.desired(), change.scope.clone()).await;
-                let counts = node.drive(&scope, Freshness::Known, Some(sender.clone()), None).await?;
+                let counts =
+                    node.drive_from(Some(&first), &scope, Freshness::Known, Some(sender.clone()), None).await?;
                 let scope = Scope::Keys(change.scope);
                 if request.wait && counts.failed == 0 {
                     node.wait_for_all(&request.declared, &sender).await?;

@@ -225,7 +225,22 @@ impl Node {
         events: Option<mpsc::Sender<Result<ApplyEvent>>>,
         progress: Option<Progress>,
     ) -> std::result::Result<Counts, Fault> {
+        self.drive_from(None, scope, freshness, events, progress).await
+    }
+
+    /// As [`Node::drive`]; what `first` planned is told as it was planned, whoever began with it.
+    pub(super) async fn drive_from(
+        self: &Arc<Self>,
+        first: Option<&Plan>,
+        scope: &Scope,
+        freshness: Freshness,
+        events: Option<mpsc::Sender<Result<ApplyEvent>>>,
+        progress: Option<Progress>,
+    ) -> std::result::Result<Counts, Fault> {
         let mut report = Report::new(events);
+        if let Some(first) = first {
+            report.order(first);
+        }
         let mut failed: HashMap<ResourceKey, Fault> = HashMap::new();
         let mut tried: HashSet<ResourceKey> = HashSet::new();
         let mut running: JoinSet<Outcome> = JoinSet::new();
@@ -434,6 +449,8 @@ impl Report {
 
     fn ended(&mut self, outcome: Outcome) {
         let Outcome { step, result, millis } = outcome;
+        // Somebody else may have done the first half of it: it is the step that was planned all the same.
+        let step = self.order.iter().find(|planned| planned.key == step.key).cloned().unwrap_or(step);
         self.counts.touched.insert(step.key.clone());
         let key = step.key.clone();
         let event = match result {

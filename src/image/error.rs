@@ -308,9 +308,12 @@ impl ImageError {
                 RegistryFailure::Tls(_) => (
                     Class::Registry,
                     Some(format!(
-                        "name its CA in /etc/bayplan/certs.d/{host}/hosts.toml (ca = \"ca.pem\"), add it to the system's, or skip the check with -k"
+                        "name its CA in {host}/hosts.toml of [registry] certs_dir, by default /etc/bayplan/certs.d (ca = \"ca.pem\"), add it to the system's, or skip the check with -k"
                     )),
                 ),
+                RegistryFailure::Status { status: 400, message, .. } if message.contains("to an HTTPS server") => {
+                    (Class::Registry, Some(format!("{host} speaks TLS: leave out --plain-http")))
+                }
                 RegistryFailure::Config(_) => (Class::Invalid, Some("mend it; no restart is needed".into())),
                 RegistryFailure::Stalled(_) | RegistryFailure::Slow { .. } => (
                     Class::Registry,

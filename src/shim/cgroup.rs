@@ -100,11 +100,11 @@ impl Cgroup {
         let _ = fs::remove_dir(dir);
     }
 
-    /// How often the kernel killed in the group for want of memory.
-    pub fn oom_kills(&self) -> u64 {
-        let Some(text) = self.kills.as_ref().and_then(|path| fs::read_to_string(path).ok()) else { return 0 };
+    /// How often the kernel killed in the group for want of memory; `None` when it is gone.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.kills.as_ref()?).ok()?;
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        Some(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
 
     /// Every process in it, sub-groups included. Empty if the group is gone or unknown.

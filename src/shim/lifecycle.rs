@@ -19,7 +19,7 @@ use super::server::Context;
 use super::start::FifoStart;
 use super::task::{Cut, Job, Task, encode, signal};
 use super::wire::{Answer, Refusal};
-use super::{cleanup, mounts, record};
+use super::{cleanup, mounts, oom, record};
 
 /// An execution that takes longer is ended.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -304,11 +304,14 @@ impl Task {
 
     fn exited(&mut self, status: WaitStatus, at: Timestamp, cx: &mut Context) {
         let ran = std::mem::take(&mut self.started);
+        let signal = status.terminating_signal();
+        let pid = self.state.pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        // First of all: systemd removes the group of a scope as soon as it is empty.
+        let for_memory = || self.cgroup.oom_kills().map_or_else(|| pid.is_some_and(oom::killed), |kills| kills > 0);
+        let oom_killed = signal == Some(Signal::KILL.as_raw()) && for_memory();
         self.init = None;
         self.stdio.drain(&mut cx.poll);
-        let signal = status.terminating_signal();
         let code = signal.map_or_else(|| status.exit_status().unwrap_or(255), |signal| 128 + signal).unsigned_abs();
-        let oom_killed = signal == Some(Signal::KILL.as_raw()) && self.cgroup.oom_kills() > 0;
         self.state.exit = Some(Exit { code, signal, oom_killed, at });
         self.state.pid = None;
         let verdict = if ran { self.judge(code, cx) } else { Err(Why::Policy) };

@@ -18,6 +18,7 @@ mod lifecycle;
 mod log;
 mod mounts;
 mod note;
+mod oom;
 mod poll;
 pub mod protocol;
 mod record;

@@ -12,6 +12,11 @@ pub(super) mod table;
 pub(super) mod time;
 pub(super) mod yaml;
 
+use serde::Serialize;
+
+use super::args::Output;
+use crate::error::Result;
+
 /// ANSI escapes, or nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paint(pub bool);
@@ -39,6 +44,14 @@ impl Paint {
 }
 
 pub(super) use crate::manifest::diagnostic::prose;
+
+/// What arrives over time, as data: a line of JSON, or a YAML document.
+pub(super) fn event(output: Output, value: &impl Serialize) -> Result<String> {
+    match output {
+        Output::Yaml => Ok(format!("---\n{}", yaml::document(value)?)),
+        _ => json::line(value),
+    }
+}
 
 /// Bytes for people: `12.3 MB`.
 pub(super) fn size(bytes: u64) -> String {
