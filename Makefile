@@ -63,11 +63,13 @@ test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd 
 	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
 	$(SUDO) tests/vm/all "$$e2e" $(VM)
 
-SECONDS ?= 30
-fuzz: ## Random references, hosts.toml, auth.json, manifests, layers [SECONDS=30 FUZZ_SEED= FUZZ_TARGET= FUZZ_INPUT=]
+fuzz: export FUZZ_SECONDS ?= 60
+fuzz: export FUZZ_SEED ?=
+fuzz: export FUZZ_TARGET ?=
+fuzz: export FUZZ_INPUT ?=
+fuzz: ## Random references, settings, manifests, layers and archives [FUZZ_SECONDS=60 FUZZ_SEED= FUZZ_TARGET= FUZZ_INPUT=]
 	@tests/prerequisites.sh build
-	@FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(FUZZ_SEED) FUZZ_TARGET=$(FUZZ_TARGET) FUZZ_INPUT=$(FUZZ_INPUT) \
-	$(CARGO) test --locked --quiet --bench fuzz
+	@$(CARGO) test --locked --quiet --bench fuzz
 
 bench: ## Measures side by side with runc and tar, and prints the tables of docs/SPECIFICATION.md
 	@tests/prerequisites.sh build bench

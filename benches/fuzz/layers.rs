@@ -14,14 +14,14 @@ use bayplan::oci::{Digest, Platform};
 use bayplan::snapshot::{LayerSource, SnapshotError, Snapshots};
 use tar::{Builder, EntryType, Header};
 
-use super::Target;
+use super::{Target, own_files};
 
-const BLOCK: usize = 512;
+pub const BLOCK: usize = 512;
 /// What a layer may unpack to here.
 const LIMIT: u64 = 16 << 20;
 /// Where links lead that want out: from the root of all, and relative from anywhere in a layer.
-pub const OUTSIDE: &str = "/tmp/bayplan-fuzz-outside";
-const UP: &str = "../../../../../../../../../../tmp/bayplan-fuzz-outside";
+const OUTSIDE: &str = "/mnt/outside";
+const UP: &str = "../../../../../../../../../../mnt/outside";
 
 const WORDS: &[&str] = &[
     "../",
@@ -33,7 +33,7 @@ const WORDS: &[&str] = &[
     ".wh...",
     OUTSIDE,
     UP,
-    "/tmp/bayplan-fuzz-outside/victim",
+    "/mnt/outside/victim",
     "d/",
     "d",
     "a",
@@ -69,7 +69,7 @@ fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, link: &str
     builder.append(&header, data).unwrap();
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+pub fn seeds() -> Vec<Vec<u8>> {
     use EntryType as E;
     let tar = |entries: &[(E, &str, &str, &[u8])]| {
         let mut builder = Builder::new(Vec::new());
@@ -122,7 +122,7 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// Writes the checksums of headers anew.
-fn mend(input: &mut [u8]) {
+pub fn mend(input: &mut [u8]) {
     for block in input.chunks_exact_mut(BLOCK).filter(|block| block[257..].starts_with(b"ustar")) {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
@@ -200,10 +200,8 @@ fn look(directory: &Path) -> Vec<String> {
 
 impl Unpacker {
     fn new() -> Self {
-        let work = PathBuf::from(std::env::var_os("FUZZ_WORK").unwrap()).join("layers");
+        let work = own_files().join("layers");
         fs::create_dir_all(work.join("root")).unwrap();
-        // A constant, so that the same seed gives the same inputs; not for two runs at once.
-        fs::remove_dir_all(OUTSIDE).ok();
         fs::create_dir(OUTSIDE).unwrap();
         fs::write(Path::new(OUTSIDE).join("victim"), "untouched").unwrap();
         let snapshots = Snapshots::open_limited(&work.join("root"), LIMIT).unwrap();
@@ -236,9 +234,9 @@ impl Unpacker {
         for directory in ["l", "chains", "w"] {
             assert_eq!(fs::read_dir(snapshots.join(directory)).unwrap().count(), 0, "left in {directory}");
         }
+        // With the kinds of entries, so that layers that are applied to their end are not all one outcome.
         match result {
-            Ok(()) => "unpacked".to_owned(),
-            Err(SnapshotError::DiffId { .. }) => "another diff ID".to_owned(),
+            Ok(()) | Err(SnapshotError::DiffId { .. }) => format!("unpacked {}", read(input)),
             Err(error) => error.to_string(),
         }
     }

@@ -1,14 +1,18 @@
-//! Random input for everything that reads what others wrote: `make fuzz [SECONDS=30] [FUZZ_SEED=N] [FUZZ_TARGET=NAME]`.
+//! Random input for everything that reads what others wrote: `make fuzz [FUZZ_SECONDS=60] [FUZZ_SEED=N] [FUZZ_TARGET=NAME]`.
 //!
 //! Each target runs in a process of its own that writes every input down before it is used, and whose memory is
 //! limited: so a panic, an overflown stack, memory without bounds and an endless loop alike leave the input that
-//! made them. Inputs are mutations of a few good ones and of those that had an outcome not seen before; the same
-//! seed gives the same inputs. A saved input is used again, alone, by `FUZZ_TARGET=NAME FUZZ_INPUT=FILE`.
+//! made them. Targets that write files have a file system of their own for that, which ends with them. Inputs are
+//! mutations of a few good ones and of those that had an outcome not seen before; the same seed gives the same
+//! inputs in the same order, the time says how many. A saved input is used again, alone, by
+//! `FUZZ_TARGET=NAME FUZZ_INPUT=FILE`. Exit status 1: something was found.
 
 // A failed unwrap or assertion ends the target's process, and that is the finding.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archives;
 mod layers;
+mod manifests;
 mod mutate;
 mod texts;
 
@@ -21,6 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bayplan::oci::Digest;
 use mutate::Mutator;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 
 /// Uses one input, and gives its outcome in words.
@@ -42,7 +48,16 @@ pub struct Target {
     pub make: fn() -> Uses,
 }
 
-const TARGETS: [Target; 6] = [texts::REFERENCE, texts::HOSTS, texts::AUTH, texts::MANIFEST, layers::TAR, layers::LAYER];
+const TARGETS: [Target; 8] = [
+    texts::REFERENCE,
+    texts::HOSTS,
+    texts::AUTH,
+    manifests::YAML,
+    texts::MANIFEST,
+    layers::TAR,
+    layers::LAYER,
+    archives::ARCHIVE,
+];
 
 /// Bytes of memory (`RLIMIT_DATA`) that a target may have, threads and all.
 const MEMORY: u64 = 512 << 20;
@@ -56,7 +71,7 @@ fn main() -> ExitCode {
         child(&name);
         return ExitCode::SUCCESS;
     }
-    let seconds: f64 = variable("FUZZ_SECONDS").map_or(30.0, |text| text.parse().expect("FUZZ_SECONDS is a number"));
+    let seconds: f64 = variable("FUZZ_SECONDS").map_or(60.0, |text| text.parse().expect("FUZZ_SECONDS is a number"));
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed =
         variable("FUZZ_SEED").map_or(time.as_micros() as u64, |text| text.parse().expect("FUZZ_SEED is a number"));
@@ -83,7 +98,7 @@ fn directory() -> PathBuf {
 fn holds(target: &Target, share: Duration, seed: u64) -> bool {
     let began = Instant::now();
     fs::create_dir_all(directory()).unwrap();
-    let work = tempfile::Builder::new().prefix("bayplan-fuzz-").tempdir().unwrap();
+    let work = tempfile::Builder::new().prefix("run-").tempdir_in(directory()).unwrap();
     let stderr = File::create(work.path().join("stderr")).unwrap();
     let mut process = Command::new(std::env::current_exe().unwrap())
         .env("FUZZ_CHILD", target.name)
@@ -96,7 +111,6 @@ fn holds(target: &Target, share: Duration, seed: u64) -> bool {
         .unwrap();
     let current = work.path().join("input");
     let status = watch(&mut process, &current);
-    fs::remove_dir_all(layers::OUTSIDE).ok();
     let inputs = fs::read_to_string(work.path().join("count")).unwrap_or_default();
     let inputs = if inputs.is_empty() { "ended early" } else { &inputs };
     let seconds = began.elapsed().as_secs_f64();
@@ -135,6 +149,8 @@ fn child(name: &str) {
     let target = TARGETS.into_iter().find(|target| target.name == name).unwrap();
     let work = PathBuf::from(variable("FUZZ_WORK").unwrap());
     let current = File::create(work.join("input")).unwrap();
+    let counted = File::create(work.join("count")).unwrap();
+    let again = variable("FUZZ_INPUT").map(|file| fs::read(file).unwrap());
     setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY).unwrap();
     let mut uses = (target.make)();
     let mut attempt = |input: &[u8]| {
@@ -142,17 +158,14 @@ fn child(name: &str) {
         current.set_len(input.len() as u64).unwrap();
         uses(input)
     };
-    if let Some(file) = variable("FUZZ_INPUT") {
-        attempt(&fs::read(file).unwrap());
-        return fs::write(work.join("count"), "one input").unwrap();
+    if let Some(input) = again {
+        println!("{}", attempt(&input));
+        return counted.write_all_at(b"one input", 0).unwrap();
     }
     let share = Duration::from_millis(variable("FUZZ_SHARE").unwrap().parse().unwrap());
     let mut mutator = Mutator::new(variable("FUZZ_SEED").unwrap().parse().unwrap(), &target);
-    let mut outcomes = HashSet::new();
     let mut corpus = (target.seeds)();
-    for seed in &corpus {
-        outcomes.insert(attempt(seed));
-    }
+    let mut outcomes: HashSet<String> = corpus.iter().map(|seed| kind(&attempt(seed))).collect();
     let began = Instant::now();
     let mut inputs = corpus.len();
     while began.elapsed() < share {
@@ -164,11 +177,26 @@ fn child(name: &str) {
             corpus.push(input);
         }
     }
-    fs::write(work.join("count"), format!("{inputs:>9} inputs, {:>4} kinds of outcome", outcomes.len())).unwrap();
+    let count = format!("{inputs:>9} inputs, {:>4} kinds of outcome", outcomes.len());
+    counted.write_all_at(count.as_bytes(), 0).unwrap();
 }
 
-/// The outcome's words, without numbers and without what is quoted of the input.
+/// Where targets write: a file system in memory that this process alone sees, and that ends with it.
+const OWN: &str = "/mnt";
+
+/// Makes [`OWN`] one. Before there are other threads.
+fn own_files() -> PathBuf {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("tmpfs"), OWN, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).unwrap();
+    OWN.into()
+}
+
+/// The outcome's words, without numbers, digests and what is quoted of the input.
 fn kind(outcome: &str) -> String {
     let unquoted: String = outcome.replace("\\\"", "").split('"').step_by(2).collect();
-    unquoted.chars().filter(|c| !c.is_ascii_digit()).take(80).collect()
+    let digest = |word: &&str| word.len() < 12 || !word.chars().all(|c| c.is_ascii_hexdigit());
+    let words: Vec<&str> = unquoted.split(|c: char| !c.is_alphanumeric()).filter(digest).collect();
+    words.join(" ").chars().filter(|c| !c.is_ascii_digit()).take(160).collect()
 }

@@ -20,7 +20,7 @@ pub use write::{Export, ExportOptions, Format};
 
 use super::compression::Compression;
 use super::descriptor::Descriptor;
-use super::document::MAX_MANIFEST;
+use super::document::MAX_CONFIG;
 use super::error::ImageError;
 use super::store::ContentStore;
 use super::tar::{Entry, Kind, Reader};
@@ -262,7 +262,7 @@ fn file(
         _ => None,
     };
     let mut buffer = vec![0; 256 << 10];
-    let mut document = (entry.size <= MAX_MANIFEST).then(Vec::new);
+    let mut document = (entry.size <= MAX_CONFIG).then(Vec::new);
     loop {
         let n = reader.read(&mut buffer).map_err(|e| broken(format!("{name}: {}", unreadable(&e))))?;
         if n == 0 {

@@ -332,6 +332,28 @@ fn what_is_no_image_is_refused_by_name() {
 }
 
 #[test]
+fn sizes_that_no_disk_has_are_refused_before_anything_is_fetched() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let (_, text) = pull(
+        |blobs| {
+            let layer = |mark: &[u8]| Descriptor {
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+                digest: Digest::of(mark),
+                size: u64::MAX,
+            };
+            blobs.image_of("amd64", vec![layer(b"x"), layer(b"y")], &[Digest::of(b"x"), Digest::of(b"y")])
+        },
+        move |r| {
+            counted.fetch_add(usize::from(r.path.contains("/blobs/")), Ordering::Relaxed);
+            None
+        },
+    );
+    insta::assert_snapshot!(text);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn no_manifest_for_the_platform_says_what_there_is() {
     let (_, text) = pull(
         |blobs| {
