@@ -146,7 +146,12 @@ impl Porter {
     fn carry(&mut self, input: &[u8]) -> String {
         let [here, there] = &self.images;
         let outcome = match here.import("a.tar", input) {
-            Err(error) => error.to_string(),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.len() < 4096, "{} bytes of words", text.len());
+                // What stands before is theirs.
+                text.rsplit(": ").next().unwrap_or_default().to_owned()
+            }
             Ok(imported) => {
                 let unnamed: Reference = NAME.parse().unwrap();
                 let named: Vec<(Reference, Descriptor)> = imported

@@ -102,8 +102,12 @@ fn read(input: &[u8]) -> String {
             format!("Ok {}", kinds.collect::<Vec<_>>().join(" "))
         }
         findings => {
-            // What follows these words is theirs.
-            let words = |finding: &Diagnostic| finding.message.split(' ').take(4).collect::<Vec<_>>().join(" ");
+            // Of these the name is theirs.
+            let ours = |text: &str| !text.starts_with("unknown field");
+            let words = |finding: &Diagnostic| match &finding.message {
+                text if ours(text) => text.split(' ').take(5).collect::<Vec<_>>().join(" "),
+                _ => "unknown field".to_owned(),
+            };
             findings.iter().take(2).map(words).collect::<Vec<_>>().join(" / ")
         }
     }

@@ -1,5 +1,6 @@
 //! Texts that people and registries write: references, hosts.toml, auth.json, manifests.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use bayplan::image::document::{self, Document, MAX_LAYERS};
@@ -198,22 +199,23 @@ fn credentials(input: &[u8]) -> String {
     let discreet = |error: &str| assert!(SECRETS.iter().all(|secret| !error.contains(secret)), "{error}");
     match AuthFile::parse(input) {
         Ok(file) => {
-            let mut outcome = format!("Ok {} {}", file.helpers().count(), file.store().is_some());
+            let mut outcomes =
+                BTreeSet::from([format!("Ok {} {}", file.helpers().count() > 0, file.store().is_some())]);
             for key in file.entries().chain(["r.local", "docker.io", ""]) {
                 match file.entry(key) {
                     Ok(Some(found)) => {
                         discreet(&format!("{found:?}"));
-                        outcome += " found";
+                        outcomes.insert("found".to_owned());
                     }
                     Ok(None) => {}
                     Err(error) => {
                         discreet(&error);
-                        outcome += &error;
+                        outcomes.insert(error);
                     }
                 }
                 let _ = file.helper(key);
             }
-            outcome
+            outcomes.into_iter().collect::<Vec<_>>().join(" / ")
         }
         Err(error) => {
             discreet(&error);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::fixture::{Blobs, LayerTar};
+use super::fixture::{Blobs, LayerTar, SmallDisk, noise};
 use super::registry::Node;
 use super::server::{Reply, Request, Server};
 use crate::image::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
@@ -145,12 +145,13 @@ fn a_stall_ends() {
 #[test]
 fn a_body_that_drips_ends() {
     let (digest, _) = layer();
-    let (error, _) = pull(small, move |r| {
+    let (error, text) = pull(small, move |r| {
         // As long as promised, were it ever to end.
         let reply = Reply::new(200, "application/octet-stream", layer().1);
         is_layer(r, &digest).then_some(Reply { drip: Some(Duration::from_millis(50)), ..reply })
     });
     let ImageError::Registry { why: RegistryFailure::Slow { came, .. }, .. } = error else { panic!("{error}") };
+    insta::assert_snapshot!(text.replace(&format!(" {came} bytes"), " FEW bytes"));
     assert!(came < 100, "{came}");
 }
 
@@ -226,6 +227,13 @@ fn a_content_type_that_the_document_contradicts_is_refused_and_one_that_says_not
 fn a_manifest_of_100_mib_is_not_read() {
     let (_, text) =
         pull(small, |_| Some(Reply { length: Some(100 << 20), stall: true, ..Reply::new(200, OCI_MANIFEST, "{") }));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_manifest_without_a_length_and_an_end_is_not_read_to_its_end() {
+    let (_, text) =
+        pull(small, |_| Some(Reply { endless: true, ..Reply::new(200, OCI_MANIFEST, vec![b' '; 1 << 16]) }));
     insta::assert_snapshot!(text);
 }
 
@@ -351,6 +359,24 @@ fn sizes_that_no_disk_has_are_refused_before_anything_is_fetched() {
     );
     insta::assert_snapshot!(text);
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_blob_is_told_and_gets_its_space_back() {
+    let disk = SmallDisk::new(4);
+    let node = Node::at(disk.root(), RegistryConfig::for_tests());
+    let before = disk.free();
+    let (_, text) = pull_by(
+        &node,
+        &options(),
+        |blobs| blobs.image("amd64", &[LayerTar::new().file("large", &noise(6 << 20, 1)).done()]),
+        |_| None,
+    );
+    let blob = text.split("ingest/").nth(1).and_then(|rest| rest.split(':').next()).unwrap();
+    insta::assert_snapshot!(text.replace(blob, "BLOB").replace(node.root.path().to_str().unwrap(), "ROOT"));
+    assert!(node.ingest_is_empty());
+    // Manifest and configuration stay.
+    assert!(before - disk.free() < 8, "{} blocks less than before", before - disk.free());
 }
 
 #[test]

@@ -102,6 +102,12 @@ fn every_broken_archive_is_refused_by_name() {
         ("hard link out of the archive", hard),
         ("layer named out of the archive", docker(&["../../../etc/passwd"], one, |t| t)),
         ("sparse layer", docker(&["1/layer.tar"], one, |_| sparse.file("1/layer.tar", b"12345"))),
+        ("a name of 100,000 bytes", {
+            let name = "n/".repeat(50_000) + "n";
+            let archive = LayerTar::new().pax(&[("path", name.as_bytes())]).file("x", b"1").done();
+            // Two blocks of zeros end it, and the file's one before them is missing.
+            archive[..archive.len() - 3 * 512].to_vec()
+        }),
         ("document of more than 8 MiB", LayerTar::new().file("index.json", large.as_bytes()).done()),
     ];
     let told: String = cases.iter().map(|(what, archive)| format!("{what}\n    {}\n", refused(archive))).collect();
