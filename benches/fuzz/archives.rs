@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bayplan::image::descriptor::Descriptor;
@@ -12,7 +12,7 @@ use bayplan::image::{ExportOptions, Format, ImageError, Images, Packing, Part, R
 use bayplan::oci::{Digest, Platform, Reference};
 
 use super::layers::{self, BLOCK};
-use super::{Target, own_files};
+use super::{OWN, Target};
 
 const WORDS: &[&str] = &[
     "blobs/sha256/",
@@ -49,7 +49,7 @@ pub const ARCHIVE: Target = Target {
     longest: 256 << 10,
     mend,
     make: || {
-        let mut porter = Porter::new(own_files().join("archives"));
+        let mut porter = Porter::new(&Path::new(OWN).join("archives"));
         Box::new(move |input| porter.carry(input))
     },
 };
@@ -66,7 +66,7 @@ fn options(format: Format, packing: Packing) -> ExportOptions {
 
 /// What we write of a small image, as one kind of archive and as the other.
 fn seeds() -> Vec<Vec<u8>> {
-    let root = tempfile::tempdir().unwrap();
+    let root = tempfile::tempdir_in(OWN).unwrap();
     let images = Images::open(root.path(), registries()).unwrap();
     let config = RootfsConfig {
         platform: Platform::host(),
@@ -136,7 +136,7 @@ struct Porter {
 }
 
 impl Porter {
-    fn new(own: PathBuf) -> Self {
+    fn new(own: &Path) -> Self {
         let roots = [own.join("1"), own.join("2")];
         roots.iter().for_each(|root| fs::create_dir_all(root).unwrap());
         let images = [&roots[0], &roots[1]].map(|root| Images::open(root, registries()).unwrap());

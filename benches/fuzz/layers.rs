@@ -14,7 +14,7 @@ use bayplan::oci::{Digest, Platform};
 use bayplan::snapshot::{LayerSource, SnapshotError, Snapshots};
 use tar::{Builder, EntryType, Header};
 
-use super::{Target, own_files};
+use super::{OWN, Target};
 
 pub const BLOCK: usize = 512;
 /// What a layer may unpack to here.
@@ -200,7 +200,7 @@ fn look(directory: &Path) -> Vec<String> {
 
 impl Unpacker {
     fn new() -> Self {
-        let work = own_files().join("layers");
+        let work = Path::new(OWN).join("layers");
         fs::create_dir_all(work.join("root")).unwrap();
         fs::create_dir(OUTSIDE).unwrap();
         fs::write(Path::new(OUTSIDE).join("victim"), "untouched").unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Each target runs in a process of its own that writes every input down before it is used, and whose memory is
 //! limited: so a panic, an overflown stack, memory without bounds and an endless loop alike leave the input that
-//! made them. Targets that write files have a file system of their own for that, which ends with them. Inputs are
+//! made them. It has a file system of its own, which ends with it, and can write nowhere else. Inputs are
 //! mutations of a few good ones and of those that had an outcome not seen before; the same seed gives the same
 //! inputs in the same order, the time says how many. A saved input is used again, alone, by
 //! `FUZZ_TARGET=NAME FUZZ_INPUT=FILE`. Exit status 1: something was found.
@@ -151,6 +151,7 @@ fn child(name: &str) {
     let current = File::create(work.join("input")).unwrap();
     let counted = File::create(work.join("count")).unwrap();
     let again = variable("FUZZ_INPUT").map(|file| fs::read(file).unwrap());
+    confine();
     setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY).unwrap();
     let mut uses = (target.make)();
     let mut attempt = |input: &[u8]| {
@@ -181,16 +182,17 @@ fn child(name: &str) {
     counted.write_all_at(count.as_bytes(), 0).unwrap();
 }
 
-/// Where targets write: a file system in memory that this process alone sees, and that ends with it.
-const OWN: &str = "/mnt";
+/// Where targets write: a file system in memory that their process alone sees, and that ends with it.
+pub const OWN: &str = "/mnt";
 
-/// Makes [`OWN`] one. Before there are other threads.
-fn own_files() -> PathBuf {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+/// Makes [`OWN`] one, and the machine's root read-only: what gets out is found, and harms nothing. For a process that
+/// has one thread yet.
+fn confine() {
     let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(none, "/", none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, none).unwrap();
     mount(Some("tmpfs"), OWN, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).unwrap();
-    OWN.into()
 }
 
 /// The outcome's words, without numbers, digests and what is quoted of the input.
