@@ -56,6 +56,8 @@ fn reference(input: &[u8]) -> String {
         Ok(reference) => {
             let printed = reference.to_string();
             assert_eq!(printed.parse::<Reference>().as_ref(), Ok(&reference));
+            let pinned = reference.with_digest(DIGEST.parse().unwrap());
+            assert_eq!(pinned.to_string().parse(), Ok(pinned));
             assert_eq!(docker.as_ref(), Ok(&reference));
             assert!(
                 reference.path().split('/').all(|part| !part.is_empty() && part != "." && part != ".."),
