@@ -180,8 +180,10 @@ async fn serve(
     }
     out += "\r\n";
     stream.write_all(out.as_bytes()).await?;
-    while reply.endless && request.method != "HEAD" {
-        stream.write_all(&reply.body).await?;
+    if reply.endless && request.method != "HEAD" {
+        loop {
+            stream.write_all(&reply.body).await?;
+        }
     }
     if request.method != "HEAD" {
         let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
