@@ -20,3 +20,4 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod store;
+pub mod writeback;

@@ -21,6 +21,7 @@ use super::error::SnapshotError;
 use super::{implied, remove, xattr};
 use crate::image::tar::{Entry, Kind, Reader};
 use crate::oci::Digest;
+use crate::writeback::Writeback;
 
 /// Runs of zeros of at least so many bytes become holes.
 const HOLE: usize = 64 << 10;
@@ -48,6 +49,7 @@ pub fn apply(
     stream: &mut impl BufRead,
     spool: impl Fn() -> io::Result<File>,
     limit: u64,
+    writeback: &Writeback,
 ) -> Result<Applied, SnapshotError> {
     let spooled = || spool().map_err(|e| SnapshotError::io(format!("make a spool file for layer {layer}"), e));
     implied::mark(&root).map_err(|e| SnapshotError::io(format!("set attributes for layer {layer}"), e))?;
@@ -59,6 +61,7 @@ pub fn apply(
         inherits: false,
         skipped: 0,
         limit,
+        writeback,
     };
     let mut reader = Reader::over(stream);
     let broken = |e: io::Error| SnapshotError::Stream { layer: layer.clone(), why: e.to_string() };
@@ -81,6 +84,8 @@ struct Applier<'a> {
     skipped: u64,
     /// Bytes that one file may have, holes included.
     limit: u64,
+    /// Where a file goes when it is made.
+    writeback: &'a Writeback,
 }
 
 /// Why one entry was not made.
@@ -279,6 +284,7 @@ impl Applier<'_> {
             describe(&file, entry)?;
         }
         futimens(&file, &times(entry))?;
+        self.writeback.give(file, entry.size);
         Ok(())
     }
 
