@@ -85,8 +85,8 @@ fn run(command: &mut Command) -> String {
 fn by_podman(dir: &Path) -> PathBuf {
     let podman = |args: &[&str]| {
         let mut command = Command::new("podman");
-        // It makes a name of what is after `oci:`.
-        command.current_dir(dir);
+        // It makes a name of what is after `oci:`, and its temporary files elsewhere.
+        command.current_dir(dir).env("TMPDIR", dir);
         command.arg("--root").arg(dir.join("podman")).arg("--runroot").arg(dir.join("podman-run"));
         run(command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]).args(args))
     };
