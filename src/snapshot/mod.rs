@@ -31,6 +31,7 @@ mod tests;
 mod unpack;
 mod usage;
 pub mod view;
+mod writeback;
 mod xattr;
 
 use std::path::Path;

@@ -12,10 +12,10 @@ use super::ahead::Ahead;
 use super::chain::chain_ids;
 use super::error::SnapshotError;
 use super::store::{Draft, Record};
+use super::writeback::Writeback;
 use super::{Snapshots, implied, layer};
 use crate::image::{ContentStore, Following, Image, ImageError, Layer, Packed, compression};
 use crate::oci::Digest;
-use crate::writeback::Writeback;
 
 /// Where the packed bytes of layers come from: the store, or a download that is still under way.
 pub trait LayerSource: Sync {
@@ -256,7 +256,7 @@ impl Snapshots {
         order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].descriptor.size));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(order.len());
         let next = AtomicUsize::new(0);
-        let writeback = Writeback::start().map_err(|e| SnapshotError::io("start a thread", e))?;
+        let writeback = self.inner.store.writeback()?;
         let results: Mutex<Vec<(usize, Result<Applied, SnapshotError>)>> = Mutex::default();
         let work = || {
             if let Err(error) = own_umask() {
