@@ -285,7 +285,7 @@ impl ImageError {
     fn class_and_help(&self) -> (Class, Option<String>) {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                (Class::Runtime, Some("free space on that file system; what was begun is taken up again".into()))
+                (Class::Runtime, Some("free space on that file system; blobs that have come whole are kept".into()))
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => (Class::NotFound, None),
             Self::Io { .. } => (Class::Runtime, None),
