@@ -506,6 +506,18 @@ impl Service for Fake {
         ready(Ok(self.state().blobs.clone()))
     }
 
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        self.note(format!("read blob {}", request.digest));
+        let parts = ["a ", "blob"].map(|text| Ok(bytes::Bytes::from(text)));
+        ready(Ok(stream::iter(parts).boxed()))
+    }
+
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>> {
+        self.note(format!("remove blob {} force={}", request.digest, request.force));
+        let needed_by = if request.force { vec!["shop/registry.local/web:1".to_owned()] } else { Vec::new() };
+        ready(Ok(RemovedBlob { digest: digest('b'), size: 1_000, needed_by }))
+    }
+
     fn info(&self) -> BoxFuture<'_, Result<Info>> {
         ready(Ok(Info {
             daemon: true,

@@ -148,6 +148,12 @@ pub trait Service: Send + Sync + 'static {
     /// Every blob.
     fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;
 
+    /// The bytes of a blob.
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
+
+    /// Takes a blob away; refuses one that an image or a container needs unless forced.
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>>;
+
     /// The build, the runtime and the kernel.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;
 }

@@ -5,7 +5,7 @@ use super::{args::Output, flags, password, progress, render};
 use crate::api::{Client, Credentials, PullEvent, PullRequest, Service as _, Transfer};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey};
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 
 /// Pull images into the namespace and unpack them
 ///
@@ -39,12 +39,31 @@ pub struct Args {
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    each(args, false, context).await
+}
+
+/// The same without unpacking.
+pub(super) async fn fetch(args: Args, context: &mut Context) -> Result<u8> {
+    each(args, true, context).await
+}
+
+async fn each(args: Args, blobs_only: bool, context: &mut Context) -> Result<u8> {
     let references = args.references.iter().map(|text| flags::reference(text)).collect::<Result<Vec<_>>>()?;
     let credentials = args.user.as_deref().map(|text| credentials(text, context)).transpose()?;
     let node = context.node().await?;
     let mut status = 0;
     for reference in references {
-        if let Err(fault) = pull(&args, &node, reference, credentials.clone(), context).await {
+        let request = PullRequest {
+            namespace: context.namespace(),
+            reference,
+            platform: args.platform.clone(),
+            all_platforms: args.all_platforms,
+            blobs_only,
+            plain_http: args.plain_http,
+            skip_verify: args.skip_verify,
+            credentials: credentials.clone(),
+        };
+        if let Err(fault) = pull(&args, &node, request, context).await {
             context.ui.erase();
             context.ui.fault(&fault);
             if status == 0 {
@@ -55,22 +74,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     Ok(status)
 }
 
-async fn pull(
-    args: &Args,
-    node: &Client,
-    reference: Reference,
-    credentials: Option<Credentials>,
-    context: &mut Context,
-) -> Result<()> {
-    let request = PullRequest {
-        namespace: context.namespace(),
-        reference: reference.clone(),
-        platform: args.platform.clone(),
-        all_platforms: args.all_platforms,
-        plain_http: args.plain_http,
-        skip_verify: args.skip_verify,
-        credentials,
-    };
+async fn pull(args: &Args, node: &Client, request: PullRequest, context: &mut Context) -> Result<()> {
+    let reference = request.reference.clone();
     let mut events = node.pull(request).await?;
     let key = ResourceKey::new(Kind::Image, context.namespace(), reference.to_string());
     let mut progress = progress::Progress::new(args.progress, args.quiet, &context.ui);

@@ -179,6 +179,14 @@ impl Service for NodeService {
         Box::pin(self.0.blob_infos())
     }
 
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        Box::pin(self.0.read_blob(request))
+    }
+
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>> {
+        Box::pin(self.0.remove_blob(request))
+    }
+
     fn info(&self) -> BoxFuture<'_, Result<Info>> {
         Box::pin(async move { Ok(self.0.info()) })
     }

@@ -7,7 +7,7 @@ use crate::error::{Class, Fault, Result};
 use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
 use crate::manifest::{Resource, ResourceKey, Spec};
 use crate::oci::{Digest, Platform, Reference};
-use crate::plan::{ReferenceRole, Source};
+use crate::plan::{Declared, ReferenceRole, Source};
 use crate::snapshot::LayerSource;
 use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
 
@@ -18,6 +18,18 @@ pub(super) struct Standing {
     pub role: ReferenceRole,
     pub source: Source,
     pub resource: Option<Resource>,
+}
+
+impl Standing {
+    /// As it is declared; in this role where it is not.
+    fn by_hand(declared: Option<Declared>, role: ReferenceRole) -> Self {
+        match declared {
+            Some(declared) => {
+                Self { role: ReferenceRole::Image, source: declared.source, resource: Some(declared.resource) }
+            }
+            None => Self { role, source: Source::Cli, resource: None },
+        }
+    }
 }
 
 impl Engine {
@@ -76,18 +88,14 @@ impl Engine {
         let started = std::time::Instant::now();
         let image = self.pull_and_unpack(reference, options, progress).await?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
-        self.event(
-            key,
-            EventType::Normal,
-            "Pulled",
-            format!(
-                "{} in {} ms, {}",
-                image.target.digest,
-                started.elapsed().as_millis(),
-                humansize::format_size(image.size, humansize::BINARY)
-            ),
-        );
+        self.tell_of(key, "Pulled", &image, started);
         Ok(image)
+    }
+
+    fn tell_of(&self, key: &ResourceKey, reason: &str, image: &Image, started: std::time::Instant) {
+        let (digest, took) = (&image.target.digest, started.elapsed().as_millis());
+        let size = humansize::format_size(image.size, humansize::BINARY);
+        self.event(key, EventType::Normal, reason, format!("{digest} in {took} ms, {size}"));
     }
 
     /// Unpacks layers while they are downloaded. The first failure ends both.
@@ -130,17 +138,19 @@ impl Engine {
         options: &PullOptions,
         progress: Progress,
     ) -> Result<Image> {
-        let target = self.images.pull_all(reference, options, &progress).await.map_err(Fault::from)?;
-        let image = match self.images.load_image(&target.digest, &options.platform) {
-            Ok(image) => image,
-            Err(error) => {
-                let first = self.images.platforms(&target.digest).into_iter().next();
-                let first = first.ok_or_else(|| Fault::from(error))?;
-                self.images.load_image(&target.digest, &first).map_err(Fault::from)?
-            }
-        };
+        let image = self.fetch_all(reference, options, &progress).await?;
         self.unpack(&image, Some((reference.clone(), progress))).await?;
         Ok(image)
+    }
+
+    /// The blobs of every platform's image; that of the node's own platform, or the first where there is none.
+    async fn fetch_all(&self, reference: &Reference, options: &PullOptions, progress: &Progress) -> Result<Image> {
+        let target = self.images.pull_all(reference, options, progress).await.map_err(Fault::from)?;
+        self.images.load_image(&target.digest, &options.platform).or_else(|error| {
+            let first = self.images.platforms(&target.digest).into_iter().next();
+            let first = first.ok_or_else(|| Fault::from(error))?;
+            self.images.load_image(&target.digest, &first).map_err(Fault::from)
+        })
     }
 
     fn now_complete(&self, image: &Image) {
@@ -301,16 +311,34 @@ impl Engine {
         key: &ResourceKey,
         reference: &Reference,
         options: &PullOptions,
-        declared: Option<crate::plan::Declared>,
+        declared: Option<Declared>,
         progress: Progress,
     ) -> Result<Image> {
-        let standing = match declared {
-            Some(declared) => {
-                Standing { role: ReferenceRole::Image, source: declared.source, resource: Some(declared.resource) }
-            }
-            None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
-        };
+        let standing = Standing::by_hand(declared, ReferenceRole::Image);
         self.fetch(key, reference, options, standing, Some(progress)).await.inspect_err(|_| self.leave_garbage())
+    }
+
+    /// Brings an image's blobs and names it; nothing is unpacked.
+    pub async fn fetch_by_hand(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        declared: Option<Declared>,
+        progress: Progress,
+    ) -> Result<Image> {
+        let _lease = self.lease();
+        let (_transfer, progress) = self.transfers.begin(key, Some(progress));
+        let started = std::time::Instant::now();
+        let fetched = match options.all_platforms {
+            true => self.fetch_all(reference, options, &progress).await,
+            false => self.images.pull(reference, options, progress).await.map_err(Fault::from),
+        };
+        let image = fetched.inspect_err(|_| self.leave_garbage())?;
+        let standing = Standing::by_hand(declared, ReferenceRole::Implied);
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.tell_of(key, "Fetched", &image, started);
+        Ok(image)
     }
 
     /// Has a name made by hand point at what another reference points at.

@@ -25,6 +25,9 @@ pub struct PullRequest {
     /// The images of every platform, and what is attached to them.
     #[serde(default)]
     pub all_platforms: bool,
+    /// Brings the blobs and names the image; nothing is unpacked before a container needs it.
+    #[serde(default)]
+    pub blobs_only: bool,
     /// Plain HTTP, also for a host that is not loopback.
     #[serde(default)]
     pub plain_http: bool,

@@ -46,8 +46,16 @@ impl Node {
         progress: Progress,
         on_wait: OnWait,
     ) -> Result<PullEvent> {
-        let PullRequest { namespace, reference, platform, all_platforms, plain_http, skip_verify, credentials } =
-            request;
+        let PullRequest {
+            namespace,
+            reference,
+            platform,
+            all_platforms,
+            blobs_only,
+            plain_http,
+            skip_verify,
+            credentials,
+        } = request;
         let key = ResourceKey::new(Kind::Image, &namespace, reference.to_string());
         let _claim = self.claim_when_free(&key).await;
         let options = PullOptions {
@@ -66,8 +74,13 @@ impl Node {
             .references
             .get(&(namespace.clone(), reference.clone()))
             .map(|r| r.digest.clone());
-        let image = self.engine.pull_by_hand(&key, &reference, &options, self.declared(&key), progress).await?;
-        if self.declared(&key).is_none() {
+        let declared = self.declared(&key);
+        let image = match blobs_only {
+            true => self.engine.fetch_by_hand(&key, &reference, &options, declared, progress).await?,
+            false => self.engine.pull_by_hand(&key, &reference, &options, declared, progress).await?,
+        };
+        // A declared image is one that is unpacked: one that was only fetched has its name, and no more.
+        if !blobs_only && self.declared(&key).is_none() {
             // Of an image that the node cannot run, the platform that is here is what is wanted.
             let platform = platform.or_else(|| (!image.runs_here()).then(|| image.platform.clone()));
             self.engine.memory().declare(
