@@ -441,6 +441,7 @@ impl Service for Fake {
             item,
             record: json!({"spec": {}}),
             runtime_spec: json!({"ociVersion": "1.0.2"}),
+            config: serde_json::Value::Null,
             image: None,
         }))
     }

@@ -57,7 +57,7 @@ impl Node {
     }
 
     /// The image of the platform that is wanted, else of one that is here.
-    fn shown_image(&self, record: &ReferenceRecord) -> Option<Image> {
+    pub(super) fn shown_image(&self, record: &ReferenceRecord) -> Option<Image> {
         let images = self.engine.images();
         let wanted = self.wanted_platform(record);
         let platforms = std::iter::once(wanted).chain(images.platforms(&record.digest));

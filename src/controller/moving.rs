@@ -15,7 +15,7 @@ use crate::image::{
     Sent,
 };
 use crate::manifest::{PullPolicy, ResourceKey};
-use crate::oci::{Digest, Platform, Reference};
+use crate::oci::{Digest, Platform, Reference, ReferenceError};
 use crate::store::DeclaredRecord;
 
 use super::Node;
@@ -201,9 +201,10 @@ fn part(part: ImagePart) -> Part {
 
 /// `--base-name`: a repository, without tag and digest.
 fn repository(text: &str) -> Result<Reference> {
-    let parsed: Reference = text
-        .parse()
-        .map_err(|error: crate::oci::ReferenceError| Fault::new(Class::Usage, format!("base name: {error}")))?;
+    let parsed: Reference = text.parse().map_err(|error: ReferenceError| {
+        let fault = Fault::from(error);
+        Fault { message: format!("base name: {}", fault.message), ..fault }
+    })?;
     let path = format!("{}/{}", parsed.host(), parsed.path());
     if path != text {
         return Err(Fault::new(Class::Usage, format!("base name {text} has a tag or a digest"))

@@ -86,7 +86,8 @@ impl Engine {
         let _lease = self.lease();
         let (_transfer, progress) = self.transfers.begin(key, progress);
         let started = std::time::Instant::now();
-        let image = self.pull_and_unpack(reference, options, progress).await?;
+        let pulled = self.pull_and_unpack(reference, options, progress).await;
+        let image = pulled.map_err(|fault| of_image(reference, fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.tell_of(key, "Pulled", &image, started);
         Ok(image)
@@ -222,8 +223,9 @@ impl Engine {
             )
             .help("write archives under another name and rename them into place"));
         };
-        let image = self.images.load_image(&found.target.digest, &platform).map_err(Fault::from)?;
-        self.unpack(&image, None).await?;
+        let named = |error: crate::image::ImageError| error.named(&reference.to_string());
+        let image = self.images.load_image(&found.target.digest, &platform).map_err(named)?;
+        self.unpack(&image, None).await.map_err(|fault| of_image(reference, fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
         Ok(())
@@ -334,7 +336,7 @@ impl Engine {
             true => self.fetch_all(reference, options, &progress).await,
             false => self.images.pull(reference, options, progress).await.map_err(Fault::from),
         };
-        let image = fetched.inspect_err(|_| self.leave_garbage())?;
+        let image = fetched.map_err(|fault| of_image(reference, fault)).inspect_err(|_| self.leave_garbage())?;
         let standing = Standing::by_hand(declared, ReferenceRole::Implied);
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.tell_of(key, "Fetched", &image, started);
@@ -414,6 +416,14 @@ impl Engine {
         self.store.remove_namespace(name)?;
         self.memory.write().namespaces.remove(name);
         Ok(())
+    }
+}
+
+/// What went wrong with an image says with which, whatever of it was worked on.
+fn of_image(reference: &Reference, fault: Fault) -> Fault {
+    match fault.message.contains(&reference.to_string()) {
+        true => fault,
+        false => Fault { message: format!("image {reference}: {}", fault.message), ..fault },
     }
 }
 

@@ -106,10 +106,9 @@ pub enum Busy {
 pub fn registry_config(config: &Config) -> RegistryConfig {
     let registry = RegistryConfig {
         plain_http_hosts: config.registry.plain_http.clone(),
-        certs_dir: config.registry.certs_dir.clone(),
         concurrency: config.registry.max_concurrent_downloads as usize,
         per_host: config.registry.max_concurrent_downloads_per_host as usize,
-        ..RegistryConfig::default()
+        ..RegistryConfig::with_certs(&config.registry.certs_dir)
     };
     match config.registry.auth_files.as_slice() {
         // Where Podman and Docker look.

@@ -107,7 +107,7 @@ impl Engine {
             }
             match (self.images.load_image(&one.target.digest, platform.unwrap_or(&Platform::host())), platform) {
                 (Ok(image), _) => self.unpack(&image, None).await?,
-                (Err(error), Some(_)) => return Err(error.into()),
+                (Err(error), Some(_)) => return Err(error.named(&shown(one)).into()),
                 // An image for another machine is kept, and unpacked nowhere.
                 (Err(_), None) => {}
             }
@@ -121,7 +121,7 @@ impl Engine {
             return Ok(());
         }
         let missing = found.missing.iter().map(ToString::to_string).collect();
-        Err(ImageError::NotPresent { image: image.target.digest.clone(), missing }.into())
+        Err(ImageError::NotPresent { image: shown(image), missing }.into())
     }
 
     /// Imports a root file system as an image, and unpacks it if it is for this machine.
@@ -184,6 +184,12 @@ impl Engine {
 async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Fault::new(Class::Bug, format!("{what}: {error}"))))
+}
+
+/// What people know an image of an archive by.
+fn shown(image: &Imported) -> String {
+    let name = image.reference.as_ref().map(ToString::to_string).or_else(|| image.name.clone());
+    name.unwrap_or_else(|| image.target.digest.to_string())
 }
 
 /// What is read.

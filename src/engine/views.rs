@@ -82,7 +82,7 @@ impl Engine {
         }
         let _lease = self.lease();
         self.hold(digest);
-        let image = self.images.whole(digest, platform).map_err(Fault::from)?;
+        let image = self.images.whole(digest, platform).map_err(|error| error.named(name))?;
         if !self.snapshots.is_unpacked(&image) {
             self.unpack(&image, None).await?;
         }

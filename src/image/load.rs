@@ -70,7 +70,7 @@ pub(super) fn assemble(
         .map(|d| d.digest.to_string())
         .collect();
     if !missing.is_empty() {
-        return Err(ImageError::NotPresent { image: target.digest, missing });
+        return Err(ImageError::NotPresent { image: target.digest.to_string(), missing });
     }
     describe(store, target, manifest, config, layers, wanted)
 }
@@ -122,7 +122,7 @@ impl Images {
     fn find(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
         let store = self.store();
         if !store.has(target) {
-            return Err(ImageError::NotPresent { image: target.clone(), missing: vec![target.to_string()] });
+            return Err(ImageError::NotPresent { image: target.to_string(), missing: vec![target.to_string()] });
         }
         let (top, document) = stored(store, target)?;
         let mut offered = Vec::new();
@@ -156,7 +156,7 @@ impl Images {
         if missing.is_empty() {
             Err(ImageError::Platform { image: target.to_string(), wanted: platform.clone(), offered })
         } else {
-            Err(ImageError::NotPresent { image: target.clone(), missing })
+            Err(ImageError::NotPresent { image: target.to_string(), missing })
         }
     }
 

@@ -51,6 +51,7 @@ pub use closure::Part;
 pub use compression::Packing;
 pub use descriptor::{Descriptor, Image, Layer};
 pub use error::{ImageError, RegistryFailure};
+pub(crate) use error::MAKE_ROOM;
 pub use follow::{Following, Packed};
 pub use gc::{GcReport, Sweep};
 pub use lease::{Lease, Leases};

@@ -22,7 +22,7 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// A Docker-style short name.
-    #[error("{given:?} names no registry host; write {suggestion}")]
+    #[error("{given:?} names no registry host")]
     Short {
         /// What was written.
         given: String,

@@ -343,9 +343,12 @@ pub struct Inspection {
     /// What the database holds.
     #[serde(default)]
     pub record: Value,
-    /// The OCI runtime spec in force (container), or the image's configuration (image).
-    #[serde(default)]
+    /// The OCI runtime spec in force; containers only.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub runtime_spec: Value,
+    /// The OCI image configuration; images and tags only.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub config: Value,
     /// What an image is made of; absent for other kinds, and while it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageDetails>,

@@ -160,7 +160,7 @@ impl Node {
             }
         }
         match canonical {
-            Err(error @ crate::oci::ReferenceError::Short { .. }) => Err(Fault::new(Class::Usage, error.to_string())),
+            Err(error @ crate::oci::ReferenceError::Short { .. }) => Err(error.into()),
             _ => Ok(direct),
         }
     }
