@@ -304,7 +304,6 @@ impl Service for Client {
         wait(WaitRequest) -> (): "/v1/wait", AS_LONG_AS_IT_TAKES;
         tag(TagRequest) -> Item: "/v1/tag", SOON;
         remove_image(RemoveImageRequest) -> RemovedImage: "/v1/remove-image", AS_LONG_AS_IT_TAKES;
-        create(CreateRequest) -> Created: "/v1/create", AS_LONG_AS_IT_TAKES;
         start(StartRequest) -> Created: "/v1/start", AS_LONG_AS_IT_TAKES;
         stop(StopRequest) -> (): "/v1/stop", AS_LONG_AS_IT_TAKES;
         restart(StopRequest) -> Created: "/v1/restart", AS_LONG_AS_IT_TAKES;
@@ -329,6 +328,7 @@ impl Service for Client {
         events(EventFilter) -> EventRecord: "/v1/events";
         logs(LogRequest) -> LogLine: "/v1/logs";
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
+        create(CreateRequest) -> CreateEvent: "/v1/create";
         pull(PullRequest) -> PullEvent: "/v1/pull";
         push(PushRequest) -> PushEvent: "/v1/push";
         progress(ProgressRequest) -> Transfer: "/v1/progress";

@@ -276,8 +276,8 @@ impl Service for Fake {
         let pulled =
             PullEvent::Pulled { reference: request.reference, digest: digest('a'), size: 12_345_678, unchanged: false };
         let blobs = self.state().transfers.clone().into_iter().map(|transfer| {
-            let Transfer { digest, state, done, total, .. } = transfer;
-            PullEvent::Blob { digest, state, done, total }
+            let Transfer { digest, state, done, total, fetched, .. } = transfer;
+            PullEvent::Blob { digest, state, done, total, fetched }
         });
         let resolved = PullEvent::Resolved { digest: digest('a') };
         let events: Vec<_> = std::iter::once(resolved).chain(blobs).chain([pulled]).map(Ok).collect();
@@ -323,7 +323,13 @@ impl Service for Fake {
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
         self.note(format!("push {}/{} {:?} {:?}", request.namespace, request.source, request.target, request.part));
         let blob = |letter, state, done, from: Option<&str>| {
-            Ok(PushEvent::Blob { digest: digest(letter), state, done, total: 6_000_000, from: from.map(Into::into) })
+            Ok(PushEvent::Blob(PushedBlob {
+                digest: digest(letter),
+                state,
+                done,
+                total: 6_000_000,
+                from: from.map(Into::into),
+            }))
         };
         let reference = request.target.unwrap_or_else(|| request.source.parse().unwrap());
         let pushed = PushEvent::Pushed {
@@ -362,7 +368,7 @@ impl Service for Fake {
         .boxed()
     }
 
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>> {
         self.note(format!(
             "create {}/{} {} start={}",
             request.namespace,
@@ -385,7 +391,11 @@ impl Service for Fake {
             }
         }
         let (attempt, pid) = if request.start { (1, Some(4711)) } else { (0, None) };
-        ready(Ok(Created { uid: "uid".into(), attempt, pid }))
+        let created = CreateEvent::Created(Created { uid: "uid".into(), attempt, pid });
+        let transfers = self.state().transfers.clone();
+        let moves = transfers.into_iter().map(|transfer| CreateEvent::Progress { transfer });
+        let events: Vec<_> = moves.chain([created]).map(Ok).collect();
+        ready(Ok(stream::iter(events).boxed()))
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>> {

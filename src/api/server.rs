@@ -75,7 +75,7 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/push", streaming(<dyn Service>::push))
         .route("/v1/save", downloading(<dyn Service>::save))
         .route("/v1/import-rootfs", archive(<dyn Service>::import_rootfs))
-        .route("/v1/create", unary(<dyn Service>::create))
+        .route("/v1/create", streaming(<dyn Service>::create))
         .route("/v1/start", unary(<dyn Service>::start))
         .route("/v1/stop", unary(<dyn Service>::stop))
         .route("/v1/restart", unary(<dyn Service>::restart))

@@ -87,8 +87,9 @@ pub trait Service: Send + Sync + 'static {
     /// Makes an image of the tar file of a root file system.
     fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>>;
 
-    /// Makes a container by hand, pulling its image if need be, and starts it if asked.
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>>;
+    /// Makes a container by hand, pulling its image if need be, and starts it if asked; its result is the last
+    /// event. Dropping the stream gives it up.
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>>;
 
     /// Starts the task of a container that is not running; clears "stopped by hand".
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>>;

@@ -91,9 +91,9 @@ async fn pull(args: &Args, node: &Client, request: PullRequest, context: &mut Co
             PullEvent::Waiting { host, attempt, of, why } => {
                 context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
             }
-            PullEvent::Blob { digest, state, done, total } => {
+            PullEvent::Blob { digest, state, done, total, fetched } => {
                 let key = key.clone();
-                progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
+                progress.transferred(&Transfer { key, digest, state, done, total, fetched }, &mut context.ui);
             }
             PullEvent::Pulled { reference, digest, size, unchanged } => {
                 context.ui.erase();

@@ -237,6 +237,6 @@ fn throttled(tell: impl Fn(PushEvent) + Send + Sync + 'static) -> PushProgress {
             PushState::There(Sent::Mounted(from)) => (SendState::Mounted, what.size, Some(from)),
             PushState::There(Sent::Uploaded) => (SendState::Sent, what.size, None),
         };
-        tell(PushEvent::Blob { digest: what.digest.clone(), state, done, total: what.size, from });
+        tell(PushEvent::Blob(PushedBlob { digest: what.digest.clone(), state, done, total: what.size, from }));
     })
 }

@@ -113,7 +113,7 @@ impl Node {
         let of_cli: Vec<ResourceKey> =
             keys.iter().filter(|key| self.declared(key).is_some_and(|d| d.source == Source::Cli)).cloned().collect();
         self.engine.memory().declare(self.engine.store(), Vec::new(), &of_cli)?;
-        self.drive(&Scope::Keys(keys), Freshness::Known, None, None).await?;
+        self.drive(&Scope::Keys(keys), Freshness::Known, None).await?;
         let records = self.engine.memory().read();
         Ok(names.iter().filter(|name| records.references.contains_key(name)).cloned().collect())
     }

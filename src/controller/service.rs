@@ -89,8 +89,8 @@ impl Service for NodeService {
         Box::pin(self.0.import_rootfs(request, archive))
     }
 
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
-        Box::pin(self.0.create_by_hand(request))
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>> {
+        Box::pin(async move { Ok(self.0.create_by_hand(request)) })
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>> {

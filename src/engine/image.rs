@@ -40,7 +40,6 @@ impl Engine {
         digest: Option<&Digest>,
         resource: Option<&Resource>,
         source: Source,
-        progress: Option<Progress>,
     ) -> Result<()> {
         let standing = Standing {
             role: if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied },
@@ -57,7 +56,7 @@ impl Engine {
         }
         let pull_secrets = self.pull_secrets(resource)?;
         let options = PullOptions { platform, digest: digest.cloned(), pull_secrets, ..PullOptions::default() };
-        self.fetch(key, reference, &options, standing, progress).await.map(drop)
+        self.fetch(key, reference, &options, standing).await.map(drop)
     }
 
     /// The descriptor of an image all of which is in the store and unpacked, and stays under the caller's lease.
@@ -81,10 +80,9 @@ impl Engine {
         reference: &Reference,
         options: &PullOptions,
         standing: Standing,
-        progress: Option<Progress>,
     ) -> Result<Image> {
         let _lease = self.lease();
-        let (_transfer, progress) = self.transfers.begin(key, progress);
+        let (_transfer, progress) = self.transfers.begin(key);
         let started = std::time::Instant::now();
         let pulled = self.pull_and_unpack(reference, options, progress).await;
         let image = pulled.map_err(|fault| of_image(reference, fault))?;
@@ -314,10 +312,9 @@ impl Engine {
         reference: &Reference,
         options: &PullOptions,
         declared: Option<Declared>,
-        progress: Progress,
     ) -> Result<Image> {
         let standing = Standing::by_hand(declared, ReferenceRole::Image);
-        self.fetch(key, reference, options, standing, Some(progress)).await.inspect_err(|_| self.leave_garbage())
+        self.fetch(key, reference, options, standing).await.inspect_err(|_| self.leave_garbage())
     }
 
     /// Brings an image's blobs and names it; nothing is unpacked.
@@ -327,10 +324,9 @@ impl Engine {
         reference: &Reference,
         options: &PullOptions,
         declared: Option<Declared>,
-        progress: Progress,
     ) -> Result<Image> {
         let _lease = self.lease();
-        let (_transfer, progress) = self.transfers.begin(key, Some(progress));
+        let (_transfer, progress) = self.transfers.begin(key);
         let started = std::time::Instant::now();
         let fetched = match options.all_platforms {
             true => self.fetch_all(reference, options, &progress).await,

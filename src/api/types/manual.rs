@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ImageDetails, Item};
+use super::{ImageDetails, Item, Transfer};
 use crate::manifest::{ContainerSpec, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::shim::protocol::Exit;
@@ -84,6 +84,9 @@ pub enum PullEvent {
         done: u64,
         /// Bytes in all; 0 where they are not known.
         total: u64,
+        /// Bytes of it came over the wire; of a blob that was here, none.
+        #[serde(default)]
+        fetched: bool,
     },
     /// The last event: the image is here and unpacked.
     Pulled {
@@ -321,6 +324,19 @@ pub struct WaitExitRequest {
     /// Answer only when it is gone, if it is one that removes itself.
     #[serde(default)]
     pub removed: bool,
+}
+
+/// What happens while a container is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum CreateEvent {
+    /// A blob of its image moves on. Not every byte is told.
+    Progress {
+        /// Where it is.
+        transfer: Transfer,
+    },
+    /// The last event: it is made, and started if that was asked for.
+    Created(Created),
 }
 
 /// An exit that was waited for.
