@@ -339,11 +339,11 @@ impl Service for Client {
         async move { self.ask(build(Method::GET, "/v1/snapshots", Body::empty())?, AS_LONG_AS_IT_TAKES).await }.boxed()
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         self.with_archive("/v1/load", request, archive).boxed()
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         self.with_archive("/v1/import-rootfs", request, archive).boxed()
     }
 
@@ -363,12 +363,12 @@ fn trailing_fault(value: &header::HeaderValue) -> Fault {
 
 impl Client {
     /// A call that takes an archive.
-    async fn with_archive<A: DeserializeOwned>(
+    async fn with_archive(
         &self,
         path: &str,
         request: impl Serialize,
         archive: Archive,
-    ) -> Result<A> {
+    ) -> Result<Stream<LoadEvent>> {
         let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
         let mut path = format!("{path}?request={}", percent(&request));
         let body = match archive {
@@ -380,6 +380,6 @@ impl Client {
             }
             Archive::Bytes(bytes) => Body::from_stream(bytes),
         };
-        self.ask(build(Method::POST, &path, body)?, AS_LONG_AS_IT_TAKES).await
+        self.follow(build(Method::POST, &path, body)?).await
     }
 }

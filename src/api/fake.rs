@@ -302,7 +302,7 @@ impl Service for Fake {
         }))
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         async move {
             let from = match archive {
                 Archive::Path(path) => path.display().to_string(),
@@ -315,7 +315,21 @@ impl Service for Fake {
                 }
             };
             self.note(format!("load {} into {}", from, request.namespace));
-            Ok(vec![LoadedImage { reference: "registry.local/web:1".parse().ok(), digest: digest('a') }])
+            let blob = |letter, state, done| {
+                let blob = digest(letter);
+                let name = Some(format!("blobs/sha256/{}", blob.hex()));
+                LoadEvent::Blob(LoadedBlob { name, digest: Some(blob), state, done, total: 6_000_000 })
+            };
+            let images = vec![LoadedImage { reference: "registry.local/web:1".parse().ok(), digest: digest('a') }];
+            let events = [
+                LoadEvent::Archive { done: 6_000_000, total: Some(12_000_000) },
+                blob('b', LoadState::Reading, 3_000_000),
+                blob('b', LoadState::Read, 6_000_000),
+                blob('c', LoadState::Existed, 6_000_000),
+                blob('b', LoadState::Unpacking, 6_000_000),
+                LoadEvent::Loaded { images },
+            ];
+            Ok(stream::iter(events.map(Ok)).boxed())
         }
         .boxed()
     }
@@ -359,11 +373,12 @@ impl Service for Fake {
         ready(Ok(stream::iter(parts.into_iter().chain(cut)).boxed()))
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         async move {
             let Archive::Path(path) = archive else { return Err(Fault::new(Class::Bug, "a path was expected")) };
             self.note(format!("import {} {}", path.display(), serde_json::to_string(&request).unwrap()));
-            Ok(LoadedImage { reference: Some(request.reference), digest: digest('a') })
+            let images = vec![LoadedImage { reference: Some(request.reference), digest: digest('a') }];
+            Ok(stream::iter([Ok(LoadEvent::Loaded { images })]).boxed())
         }
         .boxed()
     }

@@ -173,8 +173,8 @@ struct ArchiveUrl {
 /// A method of [`Service`] that takes a request and an archive.
 type ArchiveMethod<Q, A> = for<'a> fn(&'a dyn Service, Q, Archive) -> BoxFuture<'a, Result<A>>;
 
-/// A call with an archive and one answer.
-fn archive<Q, A>(method: ArchiveMethod<Q, A>) -> MethodRouter<Shared>
+/// A call with an archive and an answer that takes time.
+fn archive<Q, A>(method: ArchiveMethod<Q, Stream<A>>) -> MethodRouter<Shared>
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
@@ -182,7 +182,7 @@ where
     post(move |State(shared): State<Shared>, UrlQuery(url): UrlQuery<ArchiveUrl>, body: Body| async move {
         guarded(async {
             let request = parse(url.request.as_bytes())?;
-            json(&method(&*shared.service, request, archive_of(url.path, body)).await?)
+            Ok(lines(method(&*shared.service, request, archive_of(url.path, body)).await?, shared.stop))
         })
         .await
     })

@@ -75,8 +75,9 @@ pub trait Service: Send + Sync + 'static {
     /// Takes a reference away; refuses one that a container uses unless forced.
     fn remove_image(&self, request: RemoveImageRequest) -> BoxFuture<'_, Result<RemovedImage>>;
 
-    /// Imports the images of an archive into a namespace.
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>>;
+    /// Imports the images of an archive into a namespace; its result is the last event. Dropping the stream gives
+    /// it up.
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>>;
 
     /// Pushes an image of a namespace; its result is the last event. Dropping the stream gives the push up.
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>>;
@@ -84,8 +85,9 @@ pub trait Service: Send + Sync + 'static {
     /// Images as an archive. What it needs is looked for before the first byte.
     fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
 
-    /// Makes an image of the tar file of a root file system.
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>>;
+    /// Makes an image of the tar file of a root file system; its result is the last event. Dropping the stream gives
+    /// it up.
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>>;
 
     /// Makes a container by hand, pulling its image if need be, and starts it if asked; its result is the last
     /// event. Dropping the stream gives it up.

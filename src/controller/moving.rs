@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::api::*;
 use crate::api::{Archive, Stream, channel};
-use crate::engine::Incoming;
+use crate::engine::{ImportMove, ImportProgress, Incoming};
 use crate::error::{Class, Fault, Result};
 use crate::image::{
     Descriptor, ExportOptions, Format, Packing, Part, PullOptions, PushOptions, PushProgress, PushState, RootfsConfig,
@@ -106,10 +106,21 @@ impl Node {
         Ok(stream)
     }
 
-    pub(super) async fn load(self: &Arc<Self>, request: LoadRequest, archive: Archive) -> Result<Vec<LoadedImage>> {
+    pub(super) fn load(self: &Arc<Self>, request: LoadRequest, archive: Archive) -> Result<Stream<LoadEvent>> {
         let base = request.base_name.as_deref().map(repository).transpose()?;
-        let imported =
-            self.engine.import_by_hand(incoming(archive), request.platform.as_ref(), request.all_platforms).await?;
+        let node = Arc::clone(self);
+        Ok(importing(move |progress| async move { node.load_now(request, base, archive, &progress).await }))
+    }
+
+    async fn load_now(
+        &self,
+        request: LoadRequest,
+        base: Option<Reference>,
+        archive: Archive,
+        progress: &ImportProgress,
+    ) -> Result<Vec<LoadedImage>> {
+        let (platform, all) = (request.platform.as_ref(), request.all_platforms);
+        let imported = self.engine.import_by_hand(incoming(archive), platform, all, progress).await?;
         let mut loaded = Vec::new();
         for image in imported {
             let named = image.reference.clone().or_else(|| in_base(base.as_ref()?, image.name.as_deref()));
@@ -135,10 +146,18 @@ impl Node {
         Ok(loaded)
     }
 
-    pub(super) async fn import_rootfs(
-        self: &Arc<Self>,
+    pub(super) fn import_rootfs(self: &Arc<Self>, request: RootfsRequest, archive: Archive) -> Stream<LoadEvent> {
+        let node = Arc::clone(self);
+        importing(move |progress| async move {
+            node.import_rootfs_now(request, archive, &progress).await.map(|image| vec![image])
+        })
+    }
+
+    async fn import_rootfs_now(
+        &self,
         request: RootfsRequest,
         archive: Archive,
+        progress: &ImportProgress,
     ) -> Result<LoadedImage> {
         let given = request.platform.clone();
         let config = RootfsConfig {
@@ -152,7 +171,8 @@ impl Node {
             stop_signal: request.stop_signal,
             expose: request.expose,
         };
-        let target = self.engine.import_rootfs_by_hand(incoming(archive), config).await?;
+        let target =
+            self.engine.import_rootfs_by_hand(incoming(archive), config, &request.reference, progress).await?;
         self.name_imported(&request.namespace, &request.reference, &target, given)?;
         self.wake.notify_one();
         Ok(LoadedImage { reference: Some(request.reference), digest: target.digest })
@@ -182,6 +202,45 @@ impl Node {
         let record = record.ok_or_else(|| self.no_image(namespace, name))?;
         Ok((reference, Descriptor { media_type: record.media_type, digest: record.digest, size: record.size }))
     }
+}
+
+/// Imports, and tells meanwhile how far it is. Given up when nobody listens.
+fn importing<F>(work: impl FnOnce(ImportProgress) -> F + Send + 'static) -> Stream<LoadEvent>
+where
+    F: Future<Output = Result<Vec<LoadedImage>>> + Send + 'static,
+{
+    let (sender, stream) = channel(2048);
+    tokio::spawn(async move {
+        let told = sender.clone();
+        let progress: ImportProgress = Arc::new(move |moved| {
+            // A slow reader misses progress, never the end.
+            let _ = told.try_send(Ok(load_event(moved)));
+        });
+        tokio::select! {
+            done = work(progress) => drop(sender.send(done.map(|images| LoadEvent::Loaded { images })).await),
+            () = sender.closed() => {}
+        }
+    });
+    stream
+}
+
+fn load_event(moved: ImportMove) -> LoadEvent {
+    LoadEvent::Blob(match moved {
+        ImportMove::Archive { done, total } => return LoadEvent::Archive { done, total },
+        ImportMove::Reading { name, done, total } => {
+            LoadedBlob { name: Some(name), digest: None, state: LoadState::Reading, done, total }
+        }
+        ImportMove::Read { name, digest, size, known } => LoadedBlob {
+            name: Some(name),
+            digest: Some(digest),
+            state: if known { LoadState::Existed } else { LoadState::Read },
+            done: size,
+            total: size,
+        },
+        ImportMove::Unpacking { digest } => {
+            LoadedBlob { name: None, digest: Some(digest), state: LoadState::Unpacking, done: 0, total: 0 }
+        }
+    })
 }
 
 fn incoming(archive: Archive) -> Incoming {

@@ -73,8 +73,8 @@ impl Service for NodeService {
         Box::pin(self.0.remove_image_by_hand(request))
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
-        Box::pin(self.0.load(request, archive))
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
+        Box::pin(async move { self.0.load(request, archive) })
     }
 
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
@@ -85,8 +85,8 @@ impl Service for NodeService {
         Box::pin(self.0.save(request))
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
-        Box::pin(self.0.import_rootfs(request, archive))
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
+        Box::pin(async move { Ok(self.0.import_rootfs(request, archive)) })
     }
 
     fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>> {

@@ -85,7 +85,7 @@ impl Engine {
         let (_transfer, progress) = self.transfers.begin(key);
         let started = std::time::Instant::now();
         let pulled = self.pull_and_unpack(reference, options, progress).await;
-        let image = pulled.map_err(|fault| of_image(reference, fault))?;
+        let image = pulled.map_err(|fault| of_image(&reference.to_string(), fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.tell_of(key, "Pulled", &image, started);
         Ok(image)
@@ -109,7 +109,7 @@ impl Engine {
         }
         let pull = self.images.begin(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
         let layers = pull.layers();
-        let unpack = self.unpack_from(pull.image(), layers, Some((reference.clone(), Arc::clone(&progress))));
+        let unpack = self.unpack_from(pull.image(), layers, unpacking(reference.clone(), Arc::clone(&progress)));
         let run = pull.run(&progress);
         tokio::pin!(unpack, run);
         tokio::select! {
@@ -161,7 +161,19 @@ impl Engine {
 
     /// Unpacks an image whose blobs are in the store.
     pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Option<(Reference, Progress)>) -> Result<()> {
-        self.unpack_from(image, self.images.store().clone(), progress).await?;
+        match progress {
+            None => self.unpack_telling(image, |_: &Digest| {}).await,
+            Some((reference, progress)) => self.unpack_telling(image, unpacking(reference, progress)).await,
+        }
+    }
+
+    /// The same; `told` hears each layer when it begins, must not block.
+    pub(super) async fn unpack_telling(
+        self: &Arc<Self>,
+        image: &Image,
+        told: impl Fn(&Digest) + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.unpack_from(image, self.images.store().clone(), told).await?;
         self.now_complete(image);
         Ok(())
     }
@@ -170,27 +182,12 @@ impl Engine {
         self: &Arc<Self>,
         image: &Image,
         source: impl LayerSource + Send + 'static,
-        progress: Option<(Reference, Progress)>,
+        told: impl Fn(&Digest) + Send + Sync + 'static,
     ) -> Result<()> {
-        let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
-        let engine = Arc::clone(self);
-        let unpacked = image.clone();
-        tokio::task::spawn_blocking(move || {
-            let told = |digest: &Digest| {
-                if let Some(reference) = &reference {
-                    let event = ProgressEvent {
-                        reference: reference.clone(),
-                        digest: digest.clone(),
-                        size: 0,
-                        state: ProgressState::Unpacking,
-                    };
-                    progress(event);
-                }
-            };
-            engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from)
-        })
-        .await
-        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))?
+        let (engine, unpacked) = (Arc::clone(self), image.clone());
+        tokio::task::spawn_blocking(move || engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))?
     }
 
     pub(super) async fn import(
@@ -223,7 +220,7 @@ impl Engine {
         };
         let named = |error: crate::image::ImageError| error.named(&reference.to_string());
         let image = self.images.load_image(&found.target.digest, &platform).map_err(named)?;
-        self.unpack(&image, None).await.map_err(|fault| of_image(reference, fault))?;
+        self.unpack(&image, None).await.map_err(|fault| of_image(&reference.to_string(), fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
         Ok(())
@@ -332,7 +329,7 @@ impl Engine {
             true => self.fetch_all(reference, options, &progress).await,
             false => self.images.pull(reference, options, progress).await.map_err(Fault::from),
         };
-        let image = fetched.map_err(|fault| of_image(reference, fault)).inspect_err(|_| self.leave_garbage())?;
+        let image = fetched.map_err(|fault| of_image(&reference.to_string(), fault)).inspect_err(|_| self.leave_garbage())?;
         let standing = Standing::by_hand(declared, ReferenceRole::Implied);
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.tell_of(key, "Fetched", &image, started);
@@ -415,11 +412,19 @@ impl Engine {
     }
 }
 
+/// Tells of layers that are being unpacked as of blobs of an image.
+fn unpacking(reference: Reference, progress: Progress) -> impl Fn(&Digest) + Send + Sync + 'static {
+    move |digest| {
+        let (reference, digest) = (reference.clone(), digest.clone());
+        progress(ProgressEvent { reference, digest, size: 0, state: ProgressState::Unpacking });
+    }
+}
+
 /// What went wrong with an image says with which, whatever of it was worked on.
-fn of_image(reference: &Reference, fault: Fault) -> Fault {
-    match fault.message.contains(&reference.to_string()) {
+pub(super) fn of_image(name: &str, fault: Fault) -> Fault {
+    match fault.message.contains(name) {
         true => fault,
-        false => Fault { message: format!("image {reference}: {}", fault.message), ..fault },
+        false => Fault { message: format!("image {name}: {}", fault.message), ..fault },
     }
 }
 

@@ -49,7 +49,7 @@ pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
-pub use moving::Incoming;
+pub use moving::{ImportMove, ImportProgress, Incoming};
 pub use observe::Freshness;
 pub use transfers::{Move, Transfers};
 pub use unwanted::GivenUp;

@@ -10,7 +10,8 @@
 //! | [`registry`] | the distribution protocol |
 //! | [`fetch`], [`stream`], [`follow`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
-//! | [`archive`], [`rootfs`], [`tar`], [`compression`] | images from files and into them, and the formats they and layers are in |
+//! | [`archive`], [`rootfs`], [`spool`], [`reading`] | images from files and into them |
+//! | [`tar`], [`compression`] | the formats that archives and layers are in |
 //! | [`push`], [`closure`] | images to registries, and what moves with an image |
 //! | [`load`], [`check`] | images that are here, and whether they are whole |
 //! | [`gc`], [`lease`] | blobs nobody needs, and those that work under way needs |
@@ -33,8 +34,10 @@ mod progress;
 mod pull;
 mod pull_all;
 pub mod push;
+mod reading;
 pub mod registry;
 mod rootfs;
+mod spool;
 pub mod store;
 mod stream;
 pub mod tar;
@@ -57,6 +60,7 @@ pub use gc::{GcReport, Sweep};
 pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use pull::Pull;
+pub use reading::{Counted, Reading, Telling};
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
 pub use registry::declared::{DeclaredCapabilities, DeclaredHost, DeclaredRegistry};
 pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};

@@ -190,6 +190,59 @@ pub struct LoadedImage {
     pub digest: Digest,
 }
 
+/// What happens while an archive is imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum LoadEvent {
+    /// So much of the archive was read.
+    Archive {
+        /// Bytes, as they come.
+        done: u64,
+        /// In all; absent where that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+    },
+    /// A file of the archive moves on. Not every byte is told.
+    Blob(LoadedBlob),
+    /// The last event: what it held is here, and unpacked where it is for this machine.
+    Loaded {
+        /// Its images, each by each of its names.
+        images: Vec<LoadedImage>,
+    },
+}
+
+/// Where a file of an archive is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadedBlob {
+    /// Its name in the archive; absent for one that is in the store and not in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its digest, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// What is done with it.
+    pub state: LoadState,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What is done with a file of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadState {
+    /// It is being read.
+    Reading,
+    /// It was read.
+    Read,
+    /// It was read, and was in the store before.
+    Existed,
+    /// It is a layer that is being unpacked.
+    Unpacking,
+}
+
 /// Makes a container by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

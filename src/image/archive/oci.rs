@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Contents, Imported, Sink};
+use super::{Archived, Contents, Found, Imported, Sink};
 use crate::image::descriptor::Descriptor;
 use crate::image::document::{self, Document};
 use crate::image::error::ImageError;
@@ -11,7 +11,7 @@ use crate::image::pull::leads_to_images;
 use crate::oci::{Digest, Reference};
 
 /// The images that `index.json` names, each whole for at least one platform.
-pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Archived, ImageError> {
     let bytes = contents.documents.get("index.json").map(Vec::as_slice).unwrap_or_default();
     let Document::Index(children) = document::parse(&format!("archive {shown}: index.json"), bytes)? else {
         let why = "its index.json is not an index".to_owned();
@@ -30,12 +30,14 @@ pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Resul
         let reference = child.names.iter().find_map(|name| name.parse::<Reference>().ok());
         images.push(Imported { reference, name: child.names.into_iter().next(), target: child.descriptor });
     }
-    Ok(images)
+    // With what no platform's image reaches: what is attached to one, above all.
+    let is_blob = |(name, found): (&String, &Found)| name.starts_with("blobs/").then(|| found.digest.clone());
+    Ok(Archived { images, blobs: contents.files.iter().filter_map(is_blob).collect(), made: Vec::new() })
 }
 
 fn has(contents: &Contents, sink: &Sink<'_>, digest: &Digest) -> bool {
     contents.files.contains_key(&format!("blobs/sha256/{}", digest.hex()))
-        || matches!(sink, Sink::Store(store) if store.has(digest))
+        || matches!(sink, Sink::Store(store, _) if store.has(digest))
 }
 
 /// Whether an image can be run from what is here. An index may be whole for some platforms only: `ctr` and
@@ -56,7 +58,7 @@ fn whole(
     let read;
     let bytes = match (contents.documents.get(&name), sink) {
         (Some(bytes), _) => bytes,
-        (None, Sink::Store(store)) if store.has(&descriptor.digest) => {
+        (None, Sink::Store(store, _)) if store.has(&descriptor.digest) => {
             read = store.read(&descriptor.digest, document::MAX_MANIFEST)?;
             &read
         }
