@@ -116,11 +116,16 @@ impl Transfers {
         let moved = {
             let mut table = self.table();
             let Some(blobs) = table.get_mut(key) else { return };
-            let at = blobs.iter().position(|blob| blob.shown.digest == event.digest).unwrap_or_else(|| {
+            let known = blobs.iter().position(|blob| blob.shown.digest == event.digest);
+            let at = known.unwrap_or_else(|| {
                 blobs.push(Blob::new(key, &event));
                 blobs.len() - 1
             });
+            let before = blobs[at].shown.clone();
             blobs[at].hear(event);
+            if known.is_some() && blobs[at].shown == before {
+                return;
+            }
             blobs[at].shown.clone()
         };
         // Nobody listens: nobody is told.
@@ -165,6 +170,7 @@ mod tests {
         assert_eq!(transfers.total(&key), Some((60, 400)));
         tell("a", 100, ProgressState::Done);
         tell("b", 0, ProgressState::Unpacking);
+        tell("b", 300, ProgressState::Done);
         assert_eq!(transfers.total(&key), Some((400, 400)));
         let states: Vec<u64> = std::iter::from_fn(|| moves.try_recv().ok()).map(|moved| moved.done()).collect();
         assert_eq!(states, [0, 0, 60, 100, 300]);

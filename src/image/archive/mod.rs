@@ -363,7 +363,7 @@ impl Member<'_> {
             None => (None, Digest::from_sha256(&hasher.finalize())),
         };
         if let Some(expected) = expected.filter(|e| *e != digest) {
-            return Err(ImageError::Digest { what: format!("archive {shown}: {name}"), expected, actual: digest });
+            return Err(ImageError::Digest { what: format!("blob {expected}"), expected, actual: digest });
         }
         let known = matches!(sink, Sink::Store(store, _) if holds(store, &digest, size));
         if let Some(bytes) = document {
