@@ -19,6 +19,7 @@ mod ahead;
 mod beneath;
 mod chain;
 mod check;
+mod compare;
 mod error;
 mod gc;
 mod implied;
@@ -40,6 +41,7 @@ use crate::image::{Lease, Leases};
 use crate::oci::Digest;
 
 pub use chain::{chain_id, chain_ids};
+pub use compare::{Difference, NAMED};
 pub use check::{SnapshotFault, SnapshotFinding};
 pub use error::SnapshotError;
 pub use gc::{GcReport, Snapshot};
