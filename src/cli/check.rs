@@ -40,6 +40,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             let text = table(&report, context.output() == Output::Wide);
             context.ui.bytes(text.as_bytes());
             for finding in &report.findings {
+                // Which files, and not only that some are wrong: nobody should have to ask twice.
+                if finding.object == StoredObject::Snapshot && context.output() == Output::Table {
+                    context.ui.note(format!("{}: {}", short(&finding.name), render::prose(&finding.message)));
+                }
                 if let Some(failure) = &finding.failure {
                     context.ui.note(format!("{}: {}", short(&finding.name), render::prose(failure)));
                 }

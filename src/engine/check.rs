@@ -83,7 +83,17 @@ impl Engine {
             return Ok(first);
         }
         let mut failures = self.repair(&first.found, &examination).await;
-        let second = self.look(&examination).await?;
+        let mut second = self.look(&examination).await?;
+        // What a wrong blob hid: the layers of its image are compared only now.
+        let known: HashSet<(bool, String)> = first.found.iter().map(|found| found.flaw.object()).collect();
+        let hidden: Vec<Found> = second.found.iter().filter(|f| !known.contains(&f.flaw.object())).cloned().collect();
+        if !hidden.is_empty() {
+            let more = self.repair(&hidden, &examination).await;
+            failures.objects.extend(more.objects);
+            failures.images.extend(more.images);
+            second = self.look(&examination).await?;
+            first.found.extend(hidden);
+        }
         let still: HashSet<(bool, String)> = second.found.iter().map(|found| found.flaw.object()).collect();
         for found in &mut first.found {
             found.repaired = !still.contains(&found.flaw.object());

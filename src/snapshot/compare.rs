@@ -2,7 +2,7 @@
 //!
 //! Descriptors do not grow with the depth: the way back up is `..`, which nobody moves meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -17,6 +17,10 @@ use rustix::io::Errno;
 pub const NAMED: usize = 16;
 /// Bound of one attribute's value and of a list of names: the kernel's own.
 const MAX_XATTR: usize = 64 << 10;
+/// The root directory's name.
+const ROOT: &str = "/";
+/// What is said of what has another time, and nothing else wrong with it.
+const CHANGED: &str = "was changed";
 /// Bytes compared at once.
 const CHUNK: usize = 256 << 10;
 
@@ -27,6 +31,15 @@ pub struct Difference {
     pub path: String,
     /// What is wrong with it, to be read behind its name.
     pub what: String,
+}
+
+impl Difference {
+    fn parent(&self) -> &str {
+        match self.path.rsplit_once('/') {
+            Some((parent, _)) => parent,
+            None => ROOT,
+        }
+    }
 }
 
 /// What of `actual` is not as in `expected`, which was unpacked from this time on (in seconds since 1970). At most
@@ -59,8 +72,12 @@ pub fn trees(expected: OwnedFd, actual: OwnedFd, since: i64) -> io::Result<Vec<D
             }
         }
     }
-    found.differences.sort();
-    Ok(found.differences)
+    let mut differences = found.differences;
+    // What was made or removed in a directory changed the directory's time, too: said once.
+    let parents: HashSet<String> = differences.iter().map(|one| one.parent().to_owned()).collect();
+    differences.retain(|one| one.what != CHANGED || !parents.contains(&one.path));
+    differences.sort();
+    Ok(differences)
 }
 
 fn enter(directory: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
@@ -95,7 +112,7 @@ struct Found {
 impl Found {
     fn note(&mut self, name: Option<&CString>, what: impl Into<String>) {
         let parts: Vec<_> = self.path.iter().chain(name).map(|name| name.to_string_lossy()).collect();
-        let path = if parts.is_empty() { "/".to_owned() } else { parts.join("/") };
+        let path = if parts.is_empty() { ROOT.to_owned() } else { parts.join("/") };
         self.differences.push(Difference { path, what: what.into() });
     }
 
@@ -163,7 +180,7 @@ impl Found {
             return Some(format!("has {} names, not {}", seen.st_nlink, wanted.st_nlink));
         }
         let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
-        (wanted.st_mtime < self.since && time(wanted) != time(seen)).then(|| "was changed".into())
+        (wanted.st_mtime < self.since && time(wanted) != time(seen)).then(|| CHANGED.into())
     }
 }
 
@@ -209,20 +226,16 @@ fn content(
 
 /// Attributes by name, those of overlayfs included.
 fn xattrs(file: impl std::os::fd::AsFd) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    // Most have none.
-    let length = match flistxattr(file.as_fd(), &mut [0u8; 0]) {
+    let mut names = vec![0u8; MAX_XATTR];
+    let length = match flistxattr(file.as_fd(), &mut names[..]) {
         Err(Errno::NOTSUP) => 0,
         other => other?,
     };
-    if length == 0 {
-        return Ok(BTreeMap::new());
-    }
-    let (mut names, mut value) = (vec![0u8; MAX_XATTR], vec![0u8; MAX_XATTR]);
-    let length = flistxattr(file.as_fd(), &mut names[..])?;
     let mut found = BTreeMap::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         // The host's policy, which may change.
         if name != b"security.selinux" {
+            let mut value = vec![0u8; MAX_XATTR];
             let length = fgetxattr(file.as_fd(), name, &mut value[..])?;
             found.insert(name.to_vec(), value[..length].to_vec());
         }

@@ -100,6 +100,36 @@ fn what_is_wrong_is_found_and_repaired() {
 }
 
 #[test]
+fn files_of_an_unpacked_layer_are_held_against_its_blob() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let reference = registry.push(&sleeper().layer(|layer| layer.file("etc/motd", 0o644, b"hello")), "lab/files:1");
+    node.bayplan(&["pull", &reference]).ok();
+    let motd = || {
+        let layers = fs::read_dir(node.root().join("snapshots/l")).unwrap();
+        let paths = layers.map(|entry| entry.unwrap().path().join("fs/etc/motd"));
+        paths.into_iter().find(|path| path.exists())
+    };
+    fs::write(motd().unwrap(), "h").unwrap();
+    let said = node.bayplan(&["image", "check", &reference]).exits(1);
+    assert!(said.stderr.contains("etc/motd has 1 bytes, not 5"), "{}\n{}", said.stdout, said.stderr);
+    node.bayplan(&["image", "check", "--repair"]).ok();
+    assert_eq!(fs::read(motd().unwrap()).unwrap(), b"hello");
+
+    // Nothing is pulled away from beneath a container that runs.
+    node.start_daemon();
+    node.bayplan(&["run", "-d", &reference, "c"]).ok();
+    fs::remove_file(motd().unwrap()).unwrap();
+    node.bayplan(&["image", "check", "--repair"]).exits(1).says("container default/c runs on it");
+    node.running("default", "c");
+    node.bayplan(&["rm", "-f", "c"]).ok();
+    assert!(node.bayplan(&["image", "check", "--repair"]).ok().stdout.contains("repaired"));
+    assert_eq!(fs::read(motd().unwrap()).unwrap(), b"hello");
+    node.bayplan(&["image", "check"]).ok();
+    node.close();
+}
+
+#[test]
 fn prune_takes_what_is_neither_used_nor_declared() {
     let registry = TestRegistry::new();
     let mut node = TestNode::new();
