@@ -363,12 +363,7 @@ fn trailing_fault(value: &header::HeaderValue) -> Fault {
 
 impl Client {
     /// A call that takes an archive.
-    async fn with_archive(
-        &self,
-        path: &str,
-        request: impl Serialize,
-        archive: Archive,
-    ) -> Result<Stream<LoadEvent>> {
+    async fn with_archive(&self, path: &str, request: impl Serialize, archive: Archive) -> Result<Stream<LoadEvent>> {
         let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
         let mut path = format!("{path}?request={}", percent(&request));
         let body = match archive {

@@ -146,7 +146,13 @@ fn types_survive_json() {
         }],
         ..StatusReport::default()
     });
-    trip(&PullEvent::Blob { digest: fake::digest('b'), state: BlobState::Downloading, done: 1, total: 2, fetched: true });
+    trip(&PullEvent::Blob {
+        digest: fake::digest('b'),
+        state: BlobState::Downloading,
+        done: 1,
+        total: 2,
+        fetched: true,
+    });
     trip(&ApplyEvent::Summary { changed: 1, unchanged: 2, failed: 3 });
 }
 

@@ -10,9 +10,7 @@ use super::args::Output;
 use super::context::Context;
 use super::progress::{self, Moved, Progress, Stage, Way};
 use super::render;
-use crate::api::{
-    Archive, LoadEvent, LoadRequest, LoadState, LoadedBlob, LoadedImage, Service as _, Stream, channel,
-};
+use crate::api::{Archive, LoadEvent, LoadRequest, LoadState, LoadedBlob, LoadedImage, Service as _, Stream, channel};
 use crate::error::{Class, Fault, Result};
 use crate::oci::{Digest, Platform};
 

@@ -44,8 +44,7 @@ impl Node {
                 let first = Scope::Keys(change.scope.clone()).narrow(first);
                 node.declare(change.set, &change.drop)?;
                 let scope = node.followed(&node.desired(), change.scope.clone()).await;
-                let counts =
-                    node.drive_from(Some(&first), &scope, Freshness::Known, Some(sender.clone())).await?;
+                let counts = node.drive_from(Some(&first), &scope, Freshness::Known, Some(sender.clone())).await?;
                 let scope = Scope::Keys(change.scope);
                 if request.wait && counts.failed == 0 {
                     node.wait_for_all(&request.declared, &sender).await?;

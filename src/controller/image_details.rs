@@ -243,7 +243,10 @@ fn mounted(view: View) -> MountedImage {
     }
 }
 
-pub(super) async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|error| Err(Fault::new(Class::Bug, format!("{what}: {error}"))))
 }

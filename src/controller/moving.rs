@@ -171,8 +171,7 @@ impl Node {
             stop_signal: request.stop_signal,
             expose: request.expose,
         };
-        let target =
-            self.engine.import_rootfs_by_hand(incoming(archive), config, &request.reference, progress).await?;
+        let target = self.engine.import_rootfs_by_hand(incoming(archive), config, &request.reference, progress).await?;
         self.name_imported(&request.namespace, &request.reference, &target, given)?;
         self.wake.notify_one();
         Ok(LoadedImage { reference: Some(request.reference), digest: target.digest })

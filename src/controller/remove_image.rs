@@ -91,9 +91,9 @@ impl Node {
         match name.parse::<DigestPrefix>() {
             Ok(prefix) => {
                 let found = by_digest(&|record| prefix.matches(&record.digest));
-                prefix.pick(found.iter().map(|record| record.digest.clone())).map_err(|error| {
-                    Fault::new(Class::Usage, error.to_string()).help("give more of its digits")
-                })?;
+                prefix
+                    .pick(found.iter().map(|record| record.digest.clone()))
+                    .map_err(|error| Fault::new(Class::Usage, error.to_string()).help("give more of its digits"))?;
                 if !found.is_empty() || says_digest {
                     return Ok(found);
                 }

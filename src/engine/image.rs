@@ -329,7 +329,8 @@ impl Engine {
             true => self.fetch_all(reference, options, &progress).await,
             false => self.images.pull(reference, options, progress).await.map_err(Fault::from),
         };
-        let image = fetched.map_err(|fault| of_image(&reference.to_string(), fault)).inspect_err(|_| self.leave_garbage())?;
+        let image =
+            fetched.map_err(|fault| of_image(&reference.to_string(), fault)).inspect_err(|_| self.leave_garbage())?;
         let standing = Standing::by_hand(declared, ReferenceRole::Implied);
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.tell_of(key, "Fetched", &image, started);

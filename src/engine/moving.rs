@@ -166,9 +166,10 @@ impl Engine {
             if all {
                 self.must_be_whole(one)?;
             }
-            match (self.images.load_image(&one.target.digest, platform.unwrap_or(&Platform::host())), platform) {
+            let wanted = platform.cloned().unwrap_or_else(Platform::host);
+            match (self.images.load_named(&shown(one), &one.target.digest, &wanted), platform) {
                 (Ok(image), _) => self.unpack_imported(&shown(one), &image, progress).await?,
-                (Err(error), Some(_)) => return Err(error.named(&shown(one)).into()),
+                (Err(error), Some(_)) => return Err(error.into()),
                 // An image for another machine is kept, and unpacked nowhere.
                 (Err(_), None) => {}
             }
@@ -176,12 +177,7 @@ impl Engine {
         Ok(imported)
     }
 
-    async fn unpack_imported(
-        self: &Arc<Self>,
-        name: &str,
-        image: &Image,
-        progress: &ImportProgress,
-    ) -> Result<()> {
+    async fn unpack_imported(self: &Arc<Self>, name: &str, image: &Image, progress: &ImportProgress) -> Result<()> {
         let telling = Arc::clone(progress);
         let told = move |digest: &Digest| telling(ImportMove::Unpacking { digest: digest.clone() });
         self.unpack_telling(image, told).await.map_err(|fault| of_image(name, fault))

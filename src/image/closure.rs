@@ -167,7 +167,7 @@ impl Images {
     }
 
     fn one(&self, name: &str, target: &Descriptor, platform: &Platform) -> Result<Closure, ImageError> {
-        let manifest = self.load_image(&target.digest, platform).map_err(|error| error.named(name))?.manifest;
+        let manifest = self.load_named(name, &target.digest, platform)?.manifest;
         let found = of(self.store(), &manifest)?;
         if found.missing.is_empty() { Ok(found) } else { Err(not_present(&found).named(name)) }
     }

@@ -103,6 +103,16 @@ pub enum ImageError {
         /// What the index offers.
         offered: Vec<Platform>,
     },
+    /// An index names it, and it is not here.
+    #[error("image {image} is here for {}, and not for {wanted}", listed(.here))]
+    Absent {
+        /// Its reference.
+        image: String,
+        /// The platform asked for.
+        wanted: Platform,
+        /// Platforms whose images are whole here.
+        here: Vec<Platform>,
+    },
     /// Of several platforms that an index names, not all are here.
     #[error("image {image} is here for {} only, and its index names others", listed(.here))]
     Partial {
@@ -363,6 +373,10 @@ impl ImageError {
             Self::Platform { .. } => {
                 (Class::NotFound, Some("choose one of them with --platform, or another image".into()))
             }
+            Self::Absent { image, wanted, .. } => (
+                Class::NotFound,
+                Some(format!("bring it: bayplan pull --platform {wanted} {image}; or choose one that is here")),
+            ),
             Self::Partial { image, .. } => (
                 Class::Refused,
                 Some(format!("choose one with --platform, or bring the others: bayplan pull --all-platforms {image}")),

@@ -110,6 +110,21 @@ impl Images {
         Ok(image)
     }
 
+    /// The same, of an image that people know by a name.
+    pub fn load_named(&self, name: &str, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        self.load_image(target, platform).map_err(|error| self.explain(error, name, target, platform))
+    }
+
+    /// Why an image that people know by a name is not here for a platform.
+    pub fn explain(&self, error: ImageError, name: &str, target: &Digest, platform: &Platform) -> ImageError {
+        match (error, self.platforms(target)) {
+            (ImageError::NotPresent { .. }, here) if !here.is_empty() && !here.contains(platform) => {
+                ImageError::Absent { image: name.to_owned(), wanted: platform.clone(), here }
+            }
+            (error, _) => error.named(name),
+        }
+    }
+
     /// The same, looked at now whatever is remembered.
     pub fn whole(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
         self.find(target, platform)

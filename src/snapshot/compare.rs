@@ -87,9 +87,8 @@ fn enter(directory: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
 /// Names in a directory, as they come.
 fn names(directory: &OwnedFd) -> rustix::io::Result<impl Iterator<Item = rustix::io::Result<CString>>> {
     let named = |entry: rustix::io::Result<rustix::fs::DirEntry>| entry.map(|entry| entry.file_name().to_owned());
-    let is_other = |name: &rustix::io::Result<CString>| {
-        !name.as_ref().is_ok_and(|name| matches!(name.to_bytes(), b"." | b".."))
-    };
+    let is_other =
+        |name: &rustix::io::Result<CString>| !name.as_ref().is_ok_and(|name| matches!(name.to_bytes(), b"." | b".."));
     Ok(Dir::read_from(directory)?.map(named).filter(is_other))
 }
 

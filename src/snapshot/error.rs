@@ -98,9 +98,7 @@ impl From<SnapshotError> for Fault {
         let message = error.to_string();
         let full = matches!(&error, SnapshotError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
         match error {
-            SnapshotError::Io { .. } if full => {
-                Fault::new(Class::Runtime, message).help(MAKE_ROOM)
-            }
+            SnapshotError::Io { .. } if full => Fault::new(Class::Runtime, message).help(MAKE_ROOM),
             SnapshotError::Io { .. } => Fault::new(Class::Runtime, message),
             SnapshotError::Source { source, .. } => {
                 let inner = Fault::from(*source);

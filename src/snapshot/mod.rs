@@ -41,8 +41,8 @@ use crate::image::{Lease, Leases};
 use crate::oci::Digest;
 
 pub use chain::{chain_id, chain_ids};
-pub use compare::{Difference, NAMED};
 pub use check::{SnapshotFault, SnapshotFinding};
+pub use compare::{Difference, NAMED};
 pub use error::SnapshotError;
 pub use gc::{GcReport, Snapshot};
 pub use mounts::RootMount;

@@ -193,8 +193,11 @@ fn images_are_listed_pulled_tagged_loaded_and_removed() {
     let json = bench.run(&format!("load -q --progress json {}", archive.display()));
     assert_eq!(json.err, "", "-q is quiet");
     let json = bench.run(&format!("load --progress json {}", archive.display()));
-    let states: Vec<serde_json::Value> =
-        json.err.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["state"].clone()).collect();
+    let states: Vec<serde_json::Value> = json
+        .err
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["state"].clone())
+        .collect();
     assert_eq!(serde_json::json!(states), serde_json::json!([null, "reading", "read", "existed", "unpacking"]));
     assert_eq!(bench.run("load /nonexistent.tar").status, 4);
 }

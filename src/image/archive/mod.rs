@@ -30,6 +30,8 @@ use super::tar::{Entry, Kind, Reader};
 use super::{Images, compression};
 use crate::oci::{Digest, Reference};
 
+/// Where an OCI layout's blobs lie.
+const BLOBS: &str = "blobs/";
 /// Bound of a document inside an archive in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;
 /// Bound of all documents and names of one archive in bytes.
@@ -207,19 +209,31 @@ fn found(
         return Err(broken("it holds no image"));
     }
     if let Sink::Store(store, spool) = sink {
-        keep(store, spool, &contents, &archived)?;
+        keep(store, spool, &contents, &archived, tell)?;
     }
     Ok(archived.images)
 }
 
 /// Makes blobs of what the images need; all of it is durable then.
-fn keep(store: &ContentStore, spool: &Spool, contents: &Contents, archived: &Archived) -> Result<(), ImageError> {
+fn keep(
+    store: &ContentStore,
+    spool: &Spool,
+    contents: &Contents,
+    archived: &Archived,
+    tell: Telling<'_>,
+) -> Result<(), ImageError> {
     let mut kept = HashSet::new();
-    for found in contents.files.values().filter(|found| archived.blobs.contains(&found.digest)) {
-        if let Some(aside) = found.aside.as_ref().filter(|_| kept.insert(&found.digest)) {
-            spool.keep(aside, &found.digest)?;
+    for (name, Found { digest, size, aside, .. }) in &contents.files {
+        if !archived.blobs.contains(digest) || !kept.insert(digest) {
+            continue;
         }
-        store.touch(&found.digest);
+        if let Some(aside) = aside {
+            spool.keep(aside, digest)?;
+        }
+        store.touch(digest);
+        if !name.starts_with(BLOBS) {
+            tell(Reading::Ended { name, digest, size: *size, known: aside.is_none() });
+        }
     }
     for document in &archived.made {
         store.put(document)?;
@@ -228,12 +242,7 @@ fn keep(store: &ContentStore, spool: &Spool, contents: &Contents, archived: &Arc
 }
 
 /// One pass: hashes, sets aside, remembers.
-fn scan(
-    shown: &str,
-    stream: impl Read + Send,
-    sink: &mut Sink<'_>,
-    tell: Telling<'_>,
-) -> Result<Contents, ImageError> {
+fn scan(shown: &str, stream: impl Read + Send, sink: &mut Sink<'_>, tell: Telling<'_>) -> Result<Contents, ImageError> {
     let failed = |error: io::Error| ImageError::Archive { archive: shown.to_owned(), why: unreadable(&error) };
     let mut reader = Reader::new(compression::reader(stream).map_err(failed)?);
     let mut contents = Contents::default();
@@ -313,7 +322,7 @@ impl Member<'_> {
             documents.insert(name.to_owned(), bytes);
             return Ok(None);
         }
-        let expected: Option<Digest> = match name.strip_prefix("blobs/") {
+        let expected: Option<Digest> = match name.strip_prefix(BLOBS) {
             Some(blob) => match blob.replacen('/', ":", 1).parse() {
                 Ok(digest) => Some(digest),
                 Err(_) => return Ok(None),
@@ -342,7 +351,9 @@ impl Member<'_> {
                 first.extend_from_slice(&buffer[..n.min(4)]);
             }
             size += n as u64;
-            counter.add(n, |done| Reading::Member { name, done, total: entry.size });
+            if expected.is_some() {
+                counter.add(n, |done| Reading::Member { name, done, total: entry.size });
+            }
             // An OCI layout's documents lie among the blobs; layers do not begin with a brace.
             match &mut document {
                 Some(bytes) if matches!(first.trim_ascii_start().first(), None | Some(b'{')) => {
@@ -362,6 +373,7 @@ impl Member<'_> {
             }
             None => (None, Digest::from_sha256(&hasher.finalize())),
         };
+        let is_blob = expected.is_some();
         if let Some(expected) = expected.filter(|e| *e != digest) {
             return Err(ImageError::Digest { what: format!("blob {expected}"), expected, actual: digest });
         }
@@ -370,7 +382,10 @@ impl Member<'_> {
             *held += bytes.len() as u64;
             documents.insert(name.to_owned(), bytes);
         }
-        tell(Reading::Ended { name, digest: &digest, size, known });
+        // Of others it is not known yet whether they are of an image.
+        if is_blob {
+            tell(Reading::Ended { name, digest: &digest, size, known });
+        }
         Ok(Some(Found { digest, size, compression: Compression::of(&first), aside: aside.filter(|_| !known) }))
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Resul
         images.push(Imported { reference, name: child.names.into_iter().next(), target: child.descriptor });
     }
     // With what no platform's image reaches: what is attached to one, above all.
-    let is_blob = |(name, found): (&String, &Found)| name.starts_with("blobs/").then(|| found.digest.clone());
+    let is_blob = |(name, found): (&String, &Found)| name.starts_with(super::BLOBS).then(|| found.digest.clone());
     Ok(Archived { images, blobs: contents.files.iter().filter_map(is_blob).collect(), made: Vec::new() })
 }
 

@@ -55,10 +55,7 @@ fn what_was_unpacked_is_as_its_blob_also_a_while_later() {
 #[test]
 fn each_harm_is_found_and_named() {
     assert_eq!(after(0, |root| fs::remove_file(root.join("etc/passwd")).unwrap()), "etc/passwd is missing");
-    assert_eq!(
-        after(0, |root| fs::write(root.join("etc/passwd"), "root").unwrap()),
-        "etc/passwd has 4 bytes, not 29"
-    );
+    assert_eq!(after(0, |root| fs::write(root.join("etc/passwd"), "root").unwrap()), "etc/passwd has 4 bytes, not 29");
     let flip = |root: &Path| {
         let path = root.join("lib/a");
         let (mut bytes, time) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
