@@ -141,11 +141,13 @@ impl Engine {
             let Some(found) = whole.then(|| self.images.whole(&record.digest, platform).ok()).flatten() else {
                 continue;
             };
+            // One that was only fetched is unpacked once something needs it.
+            let is_unpacked = record.role != ReferenceRole::Implied || self.memory.read().is_used(record);
             for (at, chain) in chain_ids(&found.layers).into_iter().enumerate() {
                 if self.snapshots.usable(&chain) {
                     layers.entry(chain.clone()).or_insert_with(|| (found.clone(), at));
                     users.entry(chain).or_default().insert(image.clone());
-                } else {
+                } else if is_unpacked {
                     note(Flaw::NotUnpacked(chain), Some(image.clone()));
                 }
             }

@@ -37,8 +37,8 @@ struct Part {
     stage: Stage,
     done: u64,
     total: u64,
-    /// Bytes of it moved.
-    moved: bool,
+    /// Bytes that were done when it began to move: of one that is taken up where it broke.
+    from: Option<u64>,
     /// Its plain line was given.
     told: bool,
 }
@@ -69,7 +69,7 @@ impl Whole {
 
     /// Bytes that moved.
     fn moved(&self) -> u64 {
-        let parts = || self.parts.iter().filter(|part| part.moved).map(|part| part.done).sum();
+        let parts = || self.parts.iter().filter_map(|part| Some(part.done - part.from?.min(part.done))).sum();
         self.portion.map_or_else(parts, |portion| portion.done)
     }
 
@@ -127,7 +127,7 @@ impl Board {
                 stage: Stage::Waiting,
                 done: 0,
                 total: 0,
-                moved: false,
+                from: None,
                 told: false,
             });
             whole.parts.len() - 1
@@ -135,7 +135,9 @@ impl Board {
         let part = &mut whole.parts[at];
         part.stage = moved.stage.clone();
         part.total = part.total.max(moved.total);
-        part.moved |= part.stage == Stage::Moving || matches!(part.way(), Some(Way::Moved(_)));
+        if part.stage == Stage::Moving || matches!(part.way(), Some(Way::Moved(_))) {
+            part.from.get_or_insert(moved.done);
+        }
         part.done = if part.way().is_some() { part.total } else { moved.done.min(part.total) };
         let what = part.way().filter(|_| !part.told).map(|way| match way {
             Way::Moved(word) => format!("{} {word}", size(part.total)).trim_end().to_owned(),
@@ -288,7 +290,7 @@ mod tests {
             hear(moved(WEB, 'a', Stage::There(fetched()), 1_500, 1_500), 20).unwrap(),
             format!("{WEB}: aaaaaaaaaaaa 1.5 kB")
         );
-        for step in 1..=20_u64 {
+        for step in 0..=20_u64 {
             hear(moved(WEB, 'b', Stage::Moving, step * 1_500_000, 30_000_000), step * 100);
             hear(moved(WEB, 'c', Stage::Moving, step * 2_000_000, 100_000_000), step * 100);
         }
@@ -389,6 +391,18 @@ mod tests {
         assert!(!board.end(WEB));
         assert!(board.is_empty());
         assert!(board.lines(Duration::ZERO, (80, 24), Paint(false)).is_empty());
+    }
+
+    #[test]
+    fn what_came_before_a_break_does_not_count_as_speed() {
+        let mut board = Board::default();
+        board.hear(&moved(WEB, 'a', Stage::Waiting, 0, 100_000_000), Duration::ZERO);
+        for tenth in 0..=20_u64 {
+            let at = Duration::from_millis(100 + tenth * 100);
+            board.hear(&moved(WEB, 'a', Stage::Moving, 50_000_000 + tenth * 100_000, 100_000_000), at);
+        }
+        let heading = shown(&board, 2100, 80, 24);
+        assert!(heading.starts_with(&format!("{WEB}   52%  52 MB of 100 MB  952.4 kB/s")), "{heading}");
     }
 
     #[test]
