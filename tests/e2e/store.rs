@@ -395,6 +395,9 @@ fn blobs_are_fetched_read_and_removed_by_hand() {
         assert_eq!(registry.fetches(&layer), 2);
         node.bayplan(&["run", "--rm", &reference, "x", "true"]).ok();
         assert!(image.layer_blobs().iter().map(|blob| registry.fetches(blob)).sum::<usize>() == 3, "all was here");
+        // What nobody ever declared goes like what was pulled by hand.
+        node.bayplan(&["image", "prune", "--all", "--yes"]).ok();
+        assert_eq!(references(&node), [""; 0]);
         node.close();
     }
 }
