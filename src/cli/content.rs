@@ -5,6 +5,7 @@ use futures_util::StreamExt as _;
 use super::args::Output;
 use super::context::Context;
 use super::render;
+use super::render::json::Listing;
 use super::render::table::Table;
 use super::{each, pull};
 use crate::api::{BlobRequest, RemoveBlobRequest, Service as _};
@@ -67,8 +68,8 @@ async fn list(quiet: bool, context: &mut Context) -> Result<u8> {
     let blobs = context.node().await?.blobs().await?;
     let text = match context.output() {
         _ if quiet => blobs.iter().map(|blob| format!("{}\n", blob.digest)).collect(),
-        Output::Json => render::json::pretty(&blobs)?,
-        Output::Yaml => render::yaml::document(&blobs)?,
+        Output::Json => render::json::pretty(&Listing::of(&blobs))?,
+        Output::Yaml => render::yaml::document(&Listing::of(&blobs))?,
         Output::Name => blobs.iter().map(|blob| format!("blob/{}\n", blob.digest)).collect(),
         output => {
             let mut table = Table::new(["DIGEST", "SIZE", "TOUCHED", "USED BY"]);

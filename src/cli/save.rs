@@ -81,6 +81,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         while let Some(part) = parts.next().await {
             context.ui.bytes(&part?);
             if context.ui.is_closed() {
+                // A full disk behind a redirection says so itself.
+                context.ui.finish()?;
                 return Err(Fault::new(Class::No, "the archive is cut short: its reader went away"));
             }
         }

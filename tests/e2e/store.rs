@@ -23,7 +23,9 @@ fn blob(node: &TestNode, hex: &str) -> PathBuf {
 }
 
 fn list(run: &Run) -> Vec<Value> {
-    run.json().as_array().unwrap().clone()
+    let list = run.json();
+    assert_eq!(list["kind"], "List", "{list}");
+    list["items"].as_array().unwrap().clone()
 }
 
 fn references(node: &TestNode) -> Vec<String> {
