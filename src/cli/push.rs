@@ -25,15 +25,8 @@ pub struct Args {
     /// Print the digest only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Do not check TLS certificates
-    #[arg(short = 'k', long)]
-    pub skip_verify: bool,
-    /// Plain HTTP
-    #[arg(long)]
-    pub plain_http: bool,
-    /// User and password; without a password it is asked for, or read from standard input
-    #[arg(short, long, value_name = "USER[:PASSWORD]")]
-    pub user: Option<String>,
+    #[command(flatten)]
+    pub access: pull::Access,
     #[command(flatten)]
     pub progress: progress::Flag,
     #[command(flatten)]
@@ -64,15 +57,15 @@ impl Part {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let target = args.target.as_deref().map(flags::reference).transpose()?;
-    let credentials = args.user.as_deref().map(|user| pull::credentials(user, context)).transpose()?;
+    let credentials = args.access.credentials(context)?;
     let node = context.node().await?;
     let request = PushRequest {
         namespace: context.namespace(),
         source: args.source.strip_prefix("image/").unwrap_or(&args.source).to_owned(),
         target,
         part: args.part.wanted(),
-        plain_http: args.plain_http,
-        skip_verify: args.skip_verify,
+        plain_http: args.access.plain_http,
+        skip_verify: args.access.skip_verify,
         credentials,
     };
     let reference = request.target.clone().map_or_else(|| request.source.clone(), |target| target.to_string());

@@ -14,7 +14,7 @@ use crate::image::{
     Descriptor, ExportOptions, Format, Packing, Part, PullOptions, PushOptions, PushProgress, PushState, RootfsConfig,
     Sent,
 };
-use crate::manifest::{PullPolicy, ResourceKey};
+use crate::manifest::PullPolicy;
 use crate::oci::{Digest, Platform, Reference, ReferenceError};
 use crate::store::DeclaredRecord;
 
@@ -193,13 +193,17 @@ impl Node {
         Ok(())
     }
 
-    /// What a reference or a handle of a namespace points at.
+    /// What a reference, a handle or a digest of a namespace points at.
     fn image_of(&self, namespace: &str, name: &str) -> Result<(Reference, Descriptor)> {
-        let ResourceKey { name: canonical, .. } = self.image_key(namespace, name)?;
-        let Ok(reference) = canonical.parse::<Reference>() else { return Err(self.no_image(namespace, name)) };
-        let record = self.engine.memory().read().references.get(&(namespace.to_owned(), reference.clone())).cloned();
-        let record = record.ok_or_else(|| self.no_image(namespace, name))?;
-        Ok((reference, Descriptor { media_type: record.media_type, digest: record.digest, size: record.size }))
+        let found = self.named_images(namespace, name)?;
+        let [record] = found.as_slice() else {
+            let Some(first) = found.first() else { return Err(self.no_image(namespace, name)) };
+            let names: Vec<String> = found.iter().map(|record| record.reference.to_string()).collect();
+            let message = format!("image {} has several names: {}", first.digest, names.join(", "));
+            return Err(Fault::new(Class::Usage, message).help("write one of them: it goes along"));
+        };
+        let (media_type, digest) = (record.media_type.clone(), record.digest.clone());
+        Ok((record.reference.clone(), Descriptor { media_type, digest, size: record.size }))
     }
 }
 
