@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::oci::ReferenceError;
+
 /// What kind of failure this is; each has one exit status (see `docs/OPERATIONS.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
@@ -75,6 +77,16 @@ impl Fault {
     pub fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());
         self
+    }
+}
+
+impl From<ReferenceError> for Fault {
+    fn from(error: ReferenceError) -> Self {
+        let fault = Self::new(Class::Usage, error.to_string());
+        match error {
+            ReferenceError::Short { suggestion, .. } => fault.help(format!("write {suggestion}")),
+            _ => fault,
+        }
     }
 }
 

@@ -20,4 +20,3 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod store;
-pub mod writeback;

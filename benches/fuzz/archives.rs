@@ -57,7 +57,7 @@ pub const ARCHIVE: Target = Target {
 const NAME: &str = "a.local/app:1";
 
 fn registries() -> RegistryConfig {
-    RegistryConfig { auth_files: Vec::new(), ..RegistryConfig::default() }
+    RegistryConfig { auth_files: Vec::new(), ..RegistryConfig::with_certs("") }
 }
 
 fn options(format: Format, packing: Packing) -> ExportOptions {

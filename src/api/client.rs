@@ -118,16 +118,40 @@ impl Client {
         }
     }
 
-    /// Answers over time. Only the beginning is waited for.
-    async fn follow<A: DeserializeOwned + Send + 'static>(&self, request: Request<Body>) -> Result<Stream<A>> {
+    /// Bytes, and at their end a fault if there was one.
+    async fn download(&self, mut request: Request<Body>) -> Result<Stream<Bytes>> {
+        // RFC 9110, 10.1.4: without it no trailer comes.
+        request.headers_mut().insert(header::TE, header::HeaderValue::from_static("trailers"));
+        let body = self.successful(request).await?;
+        Ok(stream::unfold(Some(body), |body| async move {
+            let mut body = body?;
+            match body.frame().await? {
+                Err(error) => Some((Err(cut_short(&error)), None)),
+                Ok(frame) => match frame.into_data() {
+                    Ok(bytes) => Some((Ok(bytes), Some(body))),
+                    Err(last) => Some((Err(trailing_fault(last.trailers_ref()?.get(FAULT_TRAILER)?)), None)),
+                },
+            }
+        })
+        .boxed())
+    }
+
+    /// The body of an answer that is no fault.
+    async fn successful(&self, request: Request<Body>) -> Result<Body> {
         let response = self.exchange(request).await?;
         let status = response.status();
-        if !status.is_success() {
-            let body = response.into_body().collect().await.map_err(|error| cut_short(&error))?.to_bytes();
-            return Err(read_fault(&body, status));
+        if status.is_success() {
+            return Ok(response.into_body());
         }
+        let body = response.into_body().collect().await.map_err(|error| cut_short(&error))?.to_bytes();
+        Err(read_fault(&body, status))
+    }
+
+    /// Answers over time. Only the beginning is waited for.
+    async fn follow<A: DeserializeOwned + Send + 'static>(&self, request: Request<Body>) -> Result<Stream<A>> {
+        let body = self.successful(request).await?;
         let lines = Lines {
-            body: futures_util::StreamExt::boxed(response.into_body().into_data_stream()),
+            body: futures_util::StreamExt::boxed(body.into_data_stream()),
             buffer: BytesMut::new(),
             searched: 0,
         };
@@ -280,7 +304,6 @@ impl Service for Client {
         wait(WaitRequest) -> (): "/v1/wait", AS_LONG_AS_IT_TAKES;
         tag(TagRequest) -> Item: "/v1/tag", SOON;
         remove_image(RemoveImageRequest) -> RemovedImage: "/v1/remove-image", AS_LONG_AS_IT_TAKES;
-        create(CreateRequest) -> Created: "/v1/create", AS_LONG_AS_IT_TAKES;
         start(StartRequest) -> Created: "/v1/start", AS_LONG_AS_IT_TAKES;
         stop(StopRequest) -> (): "/v1/stop", AS_LONG_AS_IT_TAKES;
         restart(StopRequest) -> Created: "/v1/restart", AS_LONG_AS_IT_TAKES;
@@ -295,6 +318,7 @@ impl Service for Client {
         check_images(CheckRequest) -> CheckReport: "/v1/check-images", AS_LONG_AS_IT_TAKES;
         image_tree(Query) -> TreeReport: "/v1/image-tree", AS_LONG_AS_IT_TAKES;
         mount_image(MountRequest) -> MountedImage: "/v1/mount-image", AS_LONG_AS_IT_TAKES;
+        remove_blob(RemoveBlobRequest) -> RemovedBlob: "/v1/remove-blob", AS_LONG_AS_IT_TAKES;
         unmount_image(UnmountRequest) -> MountedImage: "/v1/unmount-image", SOON;
     }
 
@@ -304,6 +328,7 @@ impl Service for Client {
         events(EventFilter) -> EventRecord: "/v1/events";
         logs(LogRequest) -> LogLine: "/v1/logs";
         sync(SyncRequest) -> ApplyEvent: "/v1/sync";
+        create(CreateRequest) -> CreateEvent: "/v1/create";
         pull(PullRequest) -> PullEvent: "/v1/pull";
         push(PushRequest) -> PushEvent: "/v1/push";
         progress(ProgressRequest) -> Transfer: "/v1/progress";
@@ -314,38 +339,20 @@ impl Service for Client {
         async move { self.ask(build(Method::GET, "/v1/snapshots", Body::empty())?, AS_LONG_AS_IT_TAKES).await }.boxed()
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         self.with_archive("/v1/load", request, archive).boxed()
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         self.with_archive("/v1/import-rootfs", request, archive).boxed()
     }
 
     fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>> {
-        async move {
-            let mut request = post("/v1/save", &request)?;
-            // RFC 9110, 10.1.4: without it no trailer comes.
-            request.headers_mut().insert(header::TE, header::HeaderValue::from_static("trailers"));
-            let response = self.exchange(request).await?;
-            let status = response.status();
-            if !status.is_success() {
-                let body = response.into_body().collect().await.map_err(|error| cut_short(&error))?.to_bytes();
-                return Err(read_fault(&body, status));
-            }
-            Ok(stream::unfold(Some(response.into_body()), |body| async move {
-                let mut body = body?;
-                match body.frame().await? {
-                    Err(error) => Some((Err(cut_short(&error)), None)),
-                    Ok(frame) => match frame.into_data() {
-                        Ok(bytes) => Some((Ok(bytes), Some(body))),
-                        Err(last) => Some((Err(trailing_fault(last.trailers_ref()?.get(FAULT_TRAILER)?)), None)),
-                    },
-                }
-            })
-            .boxed())
-        }
-        .boxed()
+        async move { self.download(post("/v1/save", &request)?).await }.boxed()
+    }
+
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<Bytes>>> {
+        async move { self.download(post("/v1/read-blob", &request)?).await }.boxed()
     }
 }
 
@@ -356,12 +363,7 @@ fn trailing_fault(value: &header::HeaderValue) -> Fault {
 
 impl Client {
     /// A call that takes an archive.
-    async fn with_archive<A: DeserializeOwned>(
-        &self,
-        path: &str,
-        request: impl Serialize,
-        archive: Archive,
-    ) -> Result<A> {
+    async fn with_archive(&self, path: &str, request: impl Serialize, archive: Archive) -> Result<Stream<LoadEvent>> {
         let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
         let mut path = format!("{path}?request={}", percent(&request));
         let body = match archive {
@@ -373,6 +375,6 @@ impl Client {
             }
             Archive::Bytes(bytes) => Body::from_stream(bytes),
         };
-        self.ask(build(Method::POST, &path, body)?, AS_LONG_AS_IT_TAKES).await
+        self.follow(build(Method::POST, &path, body)?).await
     }
 }

@@ -276,8 +276,8 @@ impl Service for Fake {
         let pulled =
             PullEvent::Pulled { reference: request.reference, digest: digest('a'), size: 12_345_678, unchanged: false };
         let blobs = self.state().transfers.clone().into_iter().map(|transfer| {
-            let Transfer { digest, state, done, total, .. } = transfer;
-            PullEvent::Blob { digest, state, done, total }
+            let Transfer { digest, state, done, total, fetched, .. } = transfer;
+            PullEvent::Blob { digest, state, done, total, fetched }
         });
         let resolved = PullEvent::Resolved { digest: digest('a') };
         let events: Vec<_> = std::iter::once(resolved).chain(blobs).chain([pulled]).map(Ok).collect();
@@ -302,7 +302,7 @@ impl Service for Fake {
         }))
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         async move {
             let from = match archive {
                 Archive::Path(path) => path.display().to_string(),
@@ -315,7 +315,21 @@ impl Service for Fake {
                 }
             };
             self.note(format!("load {} into {}", from, request.namespace));
-            Ok(vec![LoadedImage { reference: "registry.local/web:1".parse().ok(), digest: digest('a') }])
+            let blob = |letter, state, done| {
+                let blob = digest(letter);
+                let name = Some(format!("blobs/sha256/{}", blob.hex()));
+                LoadEvent::Blob(LoadedBlob { name, digest: Some(blob), state, done, total: 6_000_000 })
+            };
+            let images = vec![LoadedImage { reference: "registry.local/web:1".parse().ok(), digest: digest('a') }];
+            let events = [
+                LoadEvent::Archive { done: 6_000_000, total: Some(12_000_000) },
+                blob('b', LoadState::Reading, 3_000_000),
+                blob('b', LoadState::Read, 6_000_000),
+                blob('c', LoadState::Existed, 6_000_000),
+                blob('b', LoadState::Unpacking, 6_000_000),
+                LoadEvent::Loaded { images },
+            ];
+            Ok(stream::iter(events.map(Ok)).boxed())
         }
         .boxed()
     }
@@ -323,7 +337,13 @@ impl Service for Fake {
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
         self.note(format!("push {}/{} {:?} {:?}", request.namespace, request.source, request.target, request.part));
         let blob = |letter, state, done, from: Option<&str>| {
-            Ok(PushEvent::Blob { digest: digest(letter), state, done, total: 6_000_000, from: from.map(Into::into) })
+            Ok(PushEvent::Blob(PushedBlob {
+                digest: digest(letter),
+                state,
+                done,
+                total: 6_000_000,
+                from: from.map(Into::into),
+            }))
         };
         let reference = request.target.unwrap_or_else(|| request.source.parse().unwrap());
         let pushed = PushEvent::Pushed {
@@ -353,16 +373,17 @@ impl Service for Fake {
         ready(Ok(stream::iter(parts.into_iter().chain(cut)).boxed()))
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
         async move {
             let Archive::Path(path) = archive else { return Err(Fault::new(Class::Bug, "a path was expected")) };
             self.note(format!("import {} {}", path.display(), serde_json::to_string(&request).unwrap()));
-            Ok(LoadedImage { reference: Some(request.reference), digest: digest('a') })
+            let images = vec![LoadedImage { reference: Some(request.reference), digest: digest('a') }];
+            Ok(stream::iter([Ok(LoadEvent::Loaded { images })]).boxed())
         }
         .boxed()
     }
 
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>> {
         self.note(format!(
             "create {}/{} {} start={}",
             request.namespace,
@@ -385,7 +406,11 @@ impl Service for Fake {
             }
         }
         let (attempt, pid) = if request.start { (1, Some(4711)) } else { (0, None) };
-        ready(Ok(Created { uid: "uid".into(), attempt, pid }))
+        let created = CreateEvent::Created(Created { uid: "uid".into(), attempt, pid });
+        let transfers = self.state().transfers.clone();
+        let moves = transfers.into_iter().map(|transfer| CreateEvent::Progress { transfer });
+        let events: Vec<_> = moves.chain([created]).map(Ok).collect();
+        ready(Ok(stream::iter(events).boxed()))
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>> {
@@ -441,6 +466,7 @@ impl Service for Fake {
             item,
             record: json!({"spec": {}}),
             runtime_spec: json!({"ociVersion": "1.0.2"}),
+            config: serde_json::Value::Null,
             image: None,
         }))
     }
@@ -504,6 +530,18 @@ impl Service for Fake {
 
     fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
         ready(Ok(self.state().blobs.clone()))
+    }
+
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        self.note(format!("read blob {}", request.digest));
+        let parts = ["a ", "blob"].map(|text| Ok(bytes::Bytes::from(text)));
+        ready(Ok(stream::iter(parts).boxed()))
+    }
+
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>> {
+        self.note(format!("remove blob {} force={}", request.digest, request.force));
+        let needed_by = if request.force { vec!["shop/registry.local/web:1".to_owned()] } else { Vec::new() };
+        ready(Ok(RemovedBlob { digest: digest('b'), size: 1_000, needed_by }))
     }
 
     fn info(&self) -> BoxFuture<'_, Result<Info>> {

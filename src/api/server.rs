@@ -73,9 +73,9 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/remove-image", unary(<dyn Service>::remove_image))
         .route("/v1/load", archive(<dyn Service>::load))
         .route("/v1/push", streaming(<dyn Service>::push))
-        .route("/v1/save", post(save))
+        .route("/v1/save", downloading(<dyn Service>::save))
         .route("/v1/import-rootfs", archive(<dyn Service>::import_rootfs))
-        .route("/v1/create", unary(<dyn Service>::create))
+        .route("/v1/create", streaming(<dyn Service>::create))
         .route("/v1/start", unary(<dyn Service>::start))
         .route("/v1/stop", unary(<dyn Service>::stop))
         .route("/v1/restart", unary(<dyn Service>::restart))
@@ -94,6 +94,8 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/mounted-images", bare(<dyn Service>::mounted_images))
         .route("/v1/snapshots", bare(<dyn Service>::snapshots))
         .route("/v1/blobs", bare(<dyn Service>::blobs))
+        .route("/v1/read-blob", downloading(<dyn Service>::read_blob))
+        .route("/v1/remove-blob", unary(<dyn Service>::remove_blob))
         .route("/v1/info", bare(<dyn Service>::info))
         .route("/v1/version", bare(<dyn Service>::version))
         .fallback(|uri: axum::http::Uri| async move {
@@ -136,6 +138,14 @@ where
     answering(method, |stream, stop| Ok(lines(stream, stop)))
 }
 
+/// A call with a JSON body whose answer is bytes.
+fn downloading<Q>(method: Method<Q, Stream<Bytes>>) -> MethodRouter<Shared>
+where
+    Q: DeserializeOwned + Send + 'static,
+{
+    answering(method, |stream, stop| Ok(frames(stream, stop)))
+}
+
 /// A call with a JSON body; `response` makes the answer's bytes.
 fn answering<Q, A>(method: Method<Q, A>, response: fn(A, CancellationToken) -> Result<Response>) -> MethodRouter<Shared>
 where
@@ -163,8 +173,8 @@ struct ArchiveUrl {
 /// A method of [`Service`] that takes a request and an archive.
 type ArchiveMethod<Q, A> = for<'a> fn(&'a dyn Service, Q, Archive) -> BoxFuture<'a, Result<A>>;
 
-/// A call with an archive and one answer.
-fn archive<Q, A>(method: ArchiveMethod<Q, A>) -> MethodRouter<Shared>
+/// A call with an archive and an answer that takes time.
+fn archive<Q, A>(method: ArchiveMethod<Q, Stream<A>>) -> MethodRouter<Shared>
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
@@ -172,7 +182,7 @@ where
     post(move |State(shared): State<Shared>, UrlQuery(url): UrlQuery<ArchiveUrl>, body: Body| async move {
         guarded(async {
             let request = parse(url.request.as_bytes())?;
-            json(&method(&*shared.service, request, archive_of(url.path, body)).await?)
+            Ok(lines(method(&*shared.service, request, archive_of(url.path, body)).await?, shared.stop))
         })
         .await
     })
@@ -192,29 +202,24 @@ fn archive_of(path: Option<std::path::PathBuf>, body: Body) -> Archive {
     }
 }
 
-/// `save`: the archive is the body. A fault in its middle comes behind it, as the trailer [`FAULT_TRAILER`].
-async fn save(State(shared): State<Shared>, body: Bytes) -> Response {
-    guarded(async {
-        let stream = shared.service.save(parse(&body)?).await?;
-        let stop = shared.stop;
-        let stopping = futures_util::stream::once(async move {
-            stop.cancelled().await;
-            Err(Fault::new(Class::No, "the daemon is ending").help("save again once it answers"))
-        });
-        // Whichever comes first: the end of the archive, or the end of the daemon.
-        let ended = futures_util::stream::once(std::future::ready(None));
-        let mut done = false;
-        let frames = futures_util::stream::select(stream.map(Some).chain(ended), stopping.map(Some))
-            .take_while(move |part| {
-                let goes_on = part.is_some() && !done;
-                done = matches!(part, Some(Err(_)));
-                std::future::ready(goes_on)
-            })
-            .filter_map(|part| std::future::ready(part.map(frame)));
-        let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, FAULT_TRAILER)];
-        Ok((headers, Body::new(http_body_util::StreamBody::new(frames))).into_response())
-    })
-    .await
+/// Bytes as a body. A fault in their middle comes behind them, as the trailer [`FAULT_TRAILER`].
+fn frames(stream: Stream<Bytes>, stop: CancellationToken) -> Response {
+    let stopping = futures_util::stream::once(async move {
+        stop.cancelled().await;
+        Err(Fault::new(Class::No, "the daemon is ending").help("ask again once it answers"))
+    });
+    // Whichever comes first: the end of the bytes, or the end of the daemon.
+    let ended = futures_util::stream::once(std::future::ready(None));
+    let mut done = false;
+    let frames = futures_util::stream::select(stream.map(Some).chain(ended), stopping.map(Some))
+        .take_while(move |part| {
+            let goes_on = part.is_some() && !done;
+            done = matches!(part, Some(Err(_)));
+            std::future::ready(goes_on)
+        })
+        .filter_map(|part| std::future::ready(part.map(frame)));
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, FAULT_TRAILER)];
+    (headers, Body::new(http_body_util::StreamBody::new(frames))).into_response()
 }
 
 fn frame(part: Result<Bytes>) -> std::result::Result<Frame<Bytes>, std::convert::Infallible> {
@@ -230,7 +235,7 @@ fn frame(part: Result<Bytes>) -> std::result::Result<Frame<Bytes>, std::convert:
     })
 }
 
-/// The fault that ended an archive, as base64 of JSON.
+/// The fault that ended a body of bytes, as base64 of JSON.
 pub(super) const FAULT_TRAILER: &str = "bayplan-fault";
 
 fn parse<Q: DeserializeOwned>(body: &[u8]) -> Result<Q> {

@@ -75,8 +75,9 @@ pub trait Service: Send + Sync + 'static {
     /// Takes a reference away; refuses one that a container uses unless forced.
     fn remove_image(&self, request: RemoveImageRequest) -> BoxFuture<'_, Result<RemovedImage>>;
 
-    /// Imports the images of an archive into a namespace.
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>>;
+    /// Imports the images of an archive into a namespace; its result is the last event. Dropping the stream gives
+    /// it up.
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>>;
 
     /// Pushes an image of a namespace; its result is the last event. Dropping the stream gives the push up.
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>>;
@@ -84,11 +85,13 @@ pub trait Service: Send + Sync + 'static {
     /// Images as an archive. What it needs is looked for before the first byte.
     fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
 
-    /// Makes an image of the tar file of a root file system.
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>>;
+    /// Makes an image of the tar file of a root file system; its result is the last event. Dropping the stream gives
+    /// it up.
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>>;
 
-    /// Makes a container by hand, pulling its image if need be, and starts it if asked.
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>>;
+    /// Makes a container by hand, pulling its image if need be, and starts it if asked; its result is the last
+    /// event. Dropping the stream gives it up.
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>>;
 
     /// Starts the task of a container that is not running; clears "stopped by hand".
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>>;
@@ -147,6 +150,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// Every blob.
     fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;
+
+    /// The bytes of a blob.
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
+
+    /// Takes a blob away; refuses one that an image or a container needs unless forced.
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>>;
 
     /// The build, the runtime and the kernel.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;

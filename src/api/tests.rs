@@ -85,11 +85,12 @@ async fn an_archive_travels_by_path_or_by_its_bytes() {
     let daemon = Daemon::start(node.clone());
     let request = LoadRequest { namespace: "shop".into(), ..LoadRequest::default() };
     let odd = "/tmp/a b&c=%ü.tar";
-    daemon.client.load(request.clone(), Archive::Path(odd.into())).await.unwrap();
+    drop(daemon.client.load(request.clone(), Archive::Path(odd.into())).await.unwrap());
     let chunk = bytes::Bytes::from(vec![7; 100_000]);
     let archive = Archive::Bytes(stream::repeat(Ok(chunk)).take(700).boxed());
-    let loaded = daemon.client.load(request, archive).await.unwrap();
-    assert_eq!(loaded[0].digest, fake::digest('a'));
+    let events: Vec<_> = daemon.client.load(request, archive).await.unwrap().map(Result::unwrap).collect().await;
+    let Some(LoadEvent::Loaded { images }) = events.last() else { panic!("{events:?}") };
+    assert_eq!((events.len(), &images[0].digest), (6, &fake::digest('a')));
     assert_eq!(node.state().calls, [format!("load {odd} into shop"), "load 70000000 bytes into shop".into()]);
     daemon.end().await;
 }
@@ -145,7 +146,13 @@ fn types_survive_json() {
         }],
         ..StatusReport::default()
     });
-    trip(&PullEvent::Blob { digest: fake::digest('b'), state: BlobState::Downloading, done: 1, total: 2 });
+    trip(&PullEvent::Blob {
+        digest: fake::digest('b'),
+        state: BlobState::Downloading,
+        done: 1,
+        total: 2,
+        fetched: true,
+    });
     trip(&ApplyEvent::Summary { changed: 1, unchanged: 2, failed: 3 });
 }
 

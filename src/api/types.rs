@@ -3,6 +3,7 @@
 //! Shared by server, client and rendering. Fields are added, never renamed: scripts read them.
 
 mod apply;
+mod content;
 mod item;
 mod manual;
 mod node;
@@ -14,6 +15,7 @@ mod stream;
 mod upkeep;
 
 pub use apply::*;
+pub use content::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;

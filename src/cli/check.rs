@@ -7,10 +7,12 @@ use super::render::table::Table;
 use crate::api::{CheckReport, CheckRequest, Service as _, StoredObject};
 use crate::error::Result;
 
-/// Find missing, truncated and corrupt blobs, and snapshots that are half-made or not what they say
+/// Find missing, truncated and corrupt blobs, and unpacked layers that are half-made or not as their blobs
 ///
-/// Reads every blob of the images named, or of the whole store. Exits 1 when something is wrong. With --repair
-/// what is wrong is fetched again from the registry that the reference names, and unpacked again.
+/// Reads every blob of the images named, or of the whole store, and unpacks each of their layers once more, aside, to
+/// compare what it unpacked to with what is there: room for the largest layer must be free. Exits 1 when something is
+/// wrong. With --repair blobs that are wrong are fetched again from the registry that the reference names, and layers
+/// that are wrong are unpacked again; not beneath a container that runs or an image that is mounted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Images; without any, everything in the store
@@ -38,6 +40,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             let text = table(&report, context.output() == Output::Wide);
             context.ui.bytes(text.as_bytes());
             for finding in &report.findings {
+                // Which files, and not only that some are wrong: nobody should have to ask twice.
+                if finding.object == StoredObject::Snapshot && context.output() == Output::Table {
+                    context.ui.note(format!("{}: {}", short(&finding.name), render::prose(&finding.message)));
+                }
                 if let Some(failure) = &finding.failure {
                     context.ui.note(format!("{}: {}", short(&finding.name), render::prose(failure)));
                 }

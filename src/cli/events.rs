@@ -62,10 +62,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
 }
 
 fn show(events: &[EventRecord], context: &mut Context) -> Result<()> {
-    let list = || serde_json::json!({"apiVersion": crate::manifest::API_VERSION, "kind": "List", "items": events});
+    let list = render::json::Listing::of(events);
     let text = match context.output() {
-        Output::Json => render::json::pretty(&list())?,
-        Output::Yaml => render::yaml::document(&list())?,
+        Output::Json => render::json::pretty(&list)?,
+        Output::Yaml => render::yaml::document(&list)?,
         Output::Name => events.iter().map(|event| format!("{}/{}\n", event.key.kind, event.key.name)).collect(),
         Output::Table | Output::Wide if events.is_empty() => {
             context.ui.note(match context.global.scope() {

@@ -144,13 +144,7 @@ fn unknown_flag(word: &str) -> Fault {
 
 /// A reference, or wrong usage with the full name suggested.
 pub(super) fn reference(text: &str) -> Result<Reference> {
-    use crate::oci::ReferenceError;
-    text.parse().map_err(|error: ReferenceError| match error {
-        ReferenceError::Short { given, suggestion } => {
-            Fault::new(Class::Usage, format!("{given:?} names no registry host")).help(format!("write {suggestion}"))
-        }
-        other => Fault::new(Class::Usage, other.to_string()),
-    })
+    Ok(text.parse::<Reference>()?)
 }
 
 fn spec(flags: Flags, image: Reference) -> Result<ContainerSpec> {

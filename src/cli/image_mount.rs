@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::Output;
 use super::context::Context;
+use super::render::json::Listing;
 use super::render::table::Table;
 use super::{each, render};
 use crate::api::{MountRequest, MountedImage, Service as _, UnmountRequest};
@@ -43,8 +44,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let (Some(name), Some(target)) = (args.image, args.target) else {
         let mounted = node.mounted_images().await?;
         let text = match context.output() {
-            Output::Json => render::json::pretty(&mounted)?,
-            Output::Yaml => render::yaml::document(&mounted)?,
+            Output::Json => render::json::pretty(&Listing::of(&mounted))?,
+            Output::Yaml => render::yaml::document(&Listing::of(&mounted))?,
             Output::Name => mounted.iter().map(|mount| format!("{}\n", mount.target.display())).collect(),
             Output::Table | Output::Wide => table(&mounted),
         };

@@ -69,9 +69,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     };
     let archive = load::open(&args.load.file)?;
     let node = context.node().await?;
-    let image = node.import_rootfs(request, archive).await?;
-    load::show(&[image], args.load.quiet, context)?;
-    Ok(0)
+    let events = node.import_rootfs(request, archive).await?;
+    load::follow(events, &load::called(&args.load.file), args.load.progress, args.load.quiet, context).await
 }
 
 /// A JSON array of words, or words with blanks between them. No shell reads them.

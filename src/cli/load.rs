@@ -1,5 +1,6 @@
 //! `bayplan load`, `bayplan image import`.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,11 @@ use bytes::Bytes;
 
 use super::args::Output;
 use super::context::Context;
+use super::progress::{self, Moved, Progress, Stage, Way};
 use super::render;
-use crate::api::{Archive, LoadRequest, LoadedImage, Service as _, Stream, channel};
+use crate::api::{Archive, LoadEvent, LoadRequest, LoadState, LoadedBlob, LoadedImage, Service as _, Stream, channel};
 use crate::error::{Class, Fault, Result};
-use crate::oci::Platform;
+use crate::oci::{Digest, Platform};
 
 /// Import images from an archive: OCI or Docker, plain, gzip or zstd
 #[derive(Debug, clap::Args)]
@@ -37,11 +39,14 @@ pub struct Args {
     /// Print digests only
     #[arg(short, long)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub progress: progress::Flag,
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
-    let archive = open(args.input.as_deref().unwrap_or(&args.file))?;
+    let file = args.input.as_deref().unwrap_or(&args.file);
+    let (archive, name) = (open(file)?, called(file));
     let node = context.node().await?;
     let request = LoadRequest {
         namespace: context.namespace(),
@@ -50,13 +55,86 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         all_platforms: args.all_platforms,
         digests: args.digests,
     };
-    let images = node.load(request, archive).await?;
-    show(&images, args.quiet, context)?;
-    Ok(0)
+    let events = node.load(request, archive).await?;
+    follow(events, &name, args.progress, args.quiet, context).await
+}
+
+/// Shows how far an import is, and then what came of it.
+pub(super) async fn follow(
+    mut events: Stream<LoadEvent>,
+    archive: &str,
+    flag: progress::Flag,
+    quiet: bool,
+    context: &mut Context,
+) -> Result<u8> {
+    let mut progress = Progress::new(flag, quiet, &context.ui);
+    let mut labels = Labels::default();
+    loop {
+        match progress.next(&mut events, &mut context.ui).await.transpose()? {
+            Some(event @ LoadEvent::Archive { done, total }) => {
+                progress.whole(archive, done, total.unwrap_or(0), &event, &mut context.ui);
+            }
+            Some(LoadEvent::Blob(blob)) => {
+                let moved = labels.moved(archive, &blob);
+                progress.hear(&moved, &LoadEvent::Blob(blob), &mut context.ui);
+            }
+            Some(LoadEvent::Loaded { images }) => {
+                show(&images, quiet, context)?;
+                return Ok(0);
+            }
+            None => {
+                let message = format!("the node ended its report on archive {archive} early");
+                return Err(Fault::new(Class::Runtime, message));
+            }
+        }
+    }
+}
+
+/// What files of an archive are shown as: their digest's first digits, as soon as these are known by their name or
+/// content. One that has a label keeps it.
+#[derive(Default)]
+struct Labels {
+    by_digest: HashMap<Digest, (String, Way)>,
+}
+
+impl Labels {
+    fn moved(&mut self, archive: &str, blob: &LoadedBlob) -> Moved {
+        let known = blob.digest.as_ref().and_then(|digest| self.by_digest.get(digest)).cloned();
+        let way = match (blob.state, &known) {
+            (LoadState::Existed, _) => Way::Spared("was here".into()),
+            (LoadState::Unpacking, Some((_, way))) => way.clone(),
+            (LoadState::Unpacking, None) => Way::Spared("was here".into()),
+            _ => Way::Moved(""),
+        };
+        let part = match (&known, &blob.name, &blob.digest) {
+            (Some((label, _)), ..) => label.clone(),
+            (None, Some(name), _) => label(name),
+            (None, None, Some(digest)) => digest.short().to_owned(),
+            (None, None, None) => String::new(),
+        };
+        if let Some(digest) = &blob.digest {
+            self.by_digest.insert(digest.clone(), (part.clone(), way.clone()));
+        }
+        let stage = match blob.state {
+            LoadState::Reading => Stage::Moving,
+            LoadState::Read | LoadState::Existed => Stage::There(way),
+            LoadState::Unpacking => Stage::Unpacking(way),
+        };
+        Moved { of: archive.to_owned(), part, stage, done: blob.done, total: blob.total }
+    }
+}
+
+/// `blobs/sha256/4f0a…`, `4f0a…/layer.tar` and `4f0a….tar` → 12 digits; anything else as it is.
+fn label(name: &str) -> String {
+    let is_hex = |part: &&str| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match name.split(['/', '.', ':']).find(is_hex) {
+        Some(hex) => hex[..12].to_owned(),
+        None => name.to_owned(),
+    }
 }
 
 /// What was imported.
-pub(super) fn show(images: &[LoadedImage], quiet: bool, context: &mut Context) -> Result<()> {
+fn show(images: &[LoadedImage], quiet: bool, context: &mut Context) -> Result<()> {
     if matches!(context.output(), Output::Json | Output::Yaml) {
         let text = match context.output() {
             Output::Json => render::json::pretty(&images)?,
@@ -75,6 +153,14 @@ pub(super) fn show(images: &[LoadedImage], quiet: bool, context: &mut Context) -
         }
     }
     Ok(())
+}
+
+/// What an archive is called where it is shown.
+pub(super) fn called(path: &Path) -> String {
+    match path.file_name() {
+        Some(name) if path.as_os_str() != "-" => name.to_string_lossy().into_owned(),
+        _ => "standard input".to_owned(),
+    }
 }
 
 /// A file by its path, which the node reads itself; standard input (and pipes) as bytes.

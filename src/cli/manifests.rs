@@ -90,7 +90,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     Ok(files)
 }
 
-/// DESIGN.md's rules of a directory: sorted, recursive, only manifests, droppings of editors left out.
+/// As the controller reads a directory: sorted, recursive, only manifests, droppings of editors left out.
 fn walk(directory: &Path, depth: usize, files: &mut Vec<SourceFile>) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Fault::new(Class::Invalid, format!("{} lies too deep", directory.display()))

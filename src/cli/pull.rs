@@ -5,7 +5,7 @@ use super::{args::Output, flags, password, progress, render};
 use crate::api::{Client, Credentials, PullEvent, PullRequest, Service as _, Transfer};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey};
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 
 /// Pull images into the namespace and unpack them
 ///
@@ -18,6 +18,21 @@ pub struct Args {
     /// Print digests only
     #[arg(short, long)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub access: Access,
+    /// Another platform than the node's: linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub progress: progress::Flag,
+    /// The images of every platform; of these, the node's own is the one that is unpacked
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
+}
+
+/// How a registry is spoken to, for all verbs that do.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Access {
     /// Do not check TLS certificates
     #[arg(short = 'k', long)]
     pub skip_verify: bool,
@@ -27,24 +42,50 @@ pub struct Args {
     /// User and password; without a password it is asked for, or read from standard input
     #[arg(short, long, value_name = "USER[:PASSWORD]")]
     pub user: Option<String>,
-    /// Another platform than the node's: linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
-    #[command(flatten)]
-    pub progress: progress::Flag,
-    /// The images of every platform; the node's own is unpacked
-    #[arg(long, conflicts_with = "platform")]
-    pub all_platforms: bool,
+}
+
+impl Access {
+    /// `USER:PASSWORD`, or the password from the terminal or standard input, where no argument list shows it.
+    pub(super) fn credentials(&self, context: &mut Context) -> Result<Option<Credentials>> {
+        let Some(text) = &self.user else { return Ok(None) };
+        if let Some((user, password)) = text.split_once(':') {
+            return Ok(Some(Credentials { user: user.to_owned(), password: password.to_owned() }));
+        }
+        let password = match password::can_ask() {
+            true => password::ask(&mut context.ui, &format!("Password of {text}: "), false)?,
+            false => password::of_input(text)?,
+        };
+        Ok(Some(Credentials { user: text.clone(), password }))
+    }
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    each(args, false, context).await
+}
+
+/// The same without unpacking.
+pub(super) async fn fetch(args: Args, context: &mut Context) -> Result<u8> {
+    each(args, true, context).await
+}
+
+async fn each(args: Args, blobs_only: bool, context: &mut Context) -> Result<u8> {
     let references = args.references.iter().map(|text| flags::reference(text)).collect::<Result<Vec<_>>>()?;
-    let credentials = args.user.as_deref().map(|text| credentials(text, context)).transpose()?;
+    let credentials = args.access.credentials(context)?;
     let node = context.node().await?;
     let mut status = 0;
     for reference in references {
-        if let Err(fault) = pull(&args, &node, reference, credentials.clone(), context).await {
+        let request = PullRequest {
+            namespace: context.namespace(),
+            reference,
+            platform: args.platform.clone(),
+            all_platforms: args.all_platforms,
+            blobs_only,
+            plain_http: args.access.plain_http,
+            skip_verify: args.access.skip_verify,
+            credentials: credentials.clone(),
+        };
+        if let Err(fault) = pull(&args, &node, request, context).await {
             context.ui.erase();
             context.ui.fault(&fault);
             if status == 0 {
@@ -55,22 +96,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     Ok(status)
 }
 
-async fn pull(
-    args: &Args,
-    node: &Client,
-    reference: Reference,
-    credentials: Option<Credentials>,
-    context: &mut Context,
-) -> Result<()> {
-    let request = PullRequest {
-        namespace: context.namespace(),
-        reference: reference.clone(),
-        platform: args.platform.clone(),
-        all_platforms: args.all_platforms,
-        plain_http: args.plain_http,
-        skip_verify: args.skip_verify,
-        credentials,
-    };
+async fn pull(args: &Args, node: &Client, request: PullRequest, context: &mut Context) -> Result<()> {
+    let reference = request.reference.clone();
     let mut events = node.pull(request).await?;
     let key = ResourceKey::new(Kind::Image, context.namespace(), reference.to_string());
     let mut progress = progress::Progress::new(args.progress, args.quiet, &context.ui);
@@ -86,9 +113,9 @@ async fn pull(
             PullEvent::Waiting { host, attempt, of, why } => {
                 context.ui.note(format!("waiting for {host}, try {attempt} of {of}: it {}", render::prose(&why)));
             }
-            PullEvent::Blob { digest, state, done, total } => {
+            PullEvent::Blob { digest, state, done, total, fetched } => {
                 let key = key.clone();
-                progress.hear(&Transfer { key, digest, state, done, total }, &mut context.ui);
+                progress.transferred(&Transfer { key, digest, state, done, total, fetched }, &mut context.ui);
             }
             PullEvent::Pulled { reference, digest, size, unchanged } => {
                 context.ui.erase();
@@ -109,16 +136,4 @@ async fn pull(
         return Err(Fault::new(Class::Runtime, format!("the node ended its report on {reference} early")));
     }
     Ok(())
-}
-
-/// `USER:PASSWORD`, or the password from the terminal or standard input, where no argument list shows it.
-pub(super) fn credentials(text: &str, context: &mut Context) -> Result<Credentials> {
-    if let Some((user, password)) = text.split_once(':') {
-        return Ok(Credentials { user: user.to_owned(), password: password.to_owned() });
-    }
-    let password = match password::can_ask() {
-        true => password::ask(&mut context.ui, &format!("Password of {text}: "), false)?,
-        false => password::of_input(text)?,
-    };
-    Ok(Credentials { user: text.to_owned(), password })
 }

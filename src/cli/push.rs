@@ -1,14 +1,13 @@
 //! `bayplan push`, `bayplan image push`.
 
-use std::collections::BTreeMap;
-
-use futures_util::StreamExt as _;
+use serde::Serialize;
 
 use super::context::Context;
+use super::progress::{self, Moved, Progress, Stage, Way};
 use super::{args::Output, flags, pull, render};
-use crate::api::{ImagePart, PushEvent, PushRequest, SendState, Service as _};
+use crate::api::{ImagePart, PushEvent, PushRequest, PushedBlob, SendState, Service as _};
 use crate::error::{Class, Fault, Result};
-use crate::oci::{Digest, Platform};
+use crate::oci::Platform;
 
 /// Push an image to its registry, or to another under another name
 ///
@@ -26,15 +25,10 @@ pub struct Args {
     /// Print the digest only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Do not check TLS certificates
-    #[arg(short = 'k', long)]
-    pub skip_verify: bool,
-    /// Plain HTTP
-    #[arg(long)]
-    pub plain_http: bool,
-    /// User and password; without a password it is asked for, or read from standard input
-    #[arg(short, long, value_name = "USER[:PASSWORD]")]
-    pub user: Option<String>,
+    #[command(flatten)]
+    pub access: pull::Access,
+    #[command(flatten)]
+    pub progress: progress::Flag,
     #[command(flatten)]
     pub part: Part,
 }
@@ -63,115 +57,77 @@ impl Part {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let target = args.target.as_deref().map(flags::reference).transpose()?;
-    let credentials = args.user.as_deref().map(|user| pull::credentials(user, context)).transpose()?;
+    let credentials = args.access.credentials(context)?;
     let node = context.node().await?;
     let request = PushRequest {
         namespace: context.namespace(),
         source: args.source.strip_prefix("image/").unwrap_or(&args.source).to_owned(),
         target,
         part: args.part.wanted(),
-        plain_http: args.plain_http,
-        skip_verify: args.skip_verify,
+        plain_http: args.access.plain_http,
+        skip_verify: args.access.skip_verify,
         credentials,
     };
+    let reference = request.target.clone().map_or_else(|| request.source.clone(), |target| target.to_string());
     let mut events = node.push(request).await?;
-    let mut progress = Progress { draws: context.ui.draws, quiet: args.quiet, ..Progress::default() };
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(fault) => {
-                progress.clear(context);
-                return Err(fault);
+    let mut progress = Progress::new(args.progress, args.quiet, &context.ui);
+    let pushed = loop {
+        match progress.next(&mut events, &mut context.ui).await.transpose()? {
+            Some(PushEvent::Blob(blob)) => {
+                let told = Told { reference: &reference, blob: &blob };
+                progress.hear(&moved(&reference, &blob), &told, &mut context.ui);
             }
-        };
-        let as_data = matches!(context.output(), Output::Json | Output::Yaml) && !args.quiet;
-        if as_data {
-            context.ui.bytes(render::event(context.output(), &event)?.as_bytes());
+            Some(event @ PushEvent::Pushed { .. }) => break event,
+            None => {
+                let message = format!("the node ended its report on {reference} early");
+                return Err(Fault::new(Class::Runtime, message));
+            }
         }
-        match event {
-            PushEvent::Blob { digest, state, done, total, from } if !as_data => {
-                progress.hear(digest, Blob { state, done, total }, from.as_deref(), context);
+    };
+    if let PushEvent::Pushed { reference, digest, size, sent, unchanged, part_of } = &pushed {
+        match context.output() {
+            _ if args.quiet => context.ui.line(digest),
+            output @ (Output::Json | Output::Yaml) => {
+                context.ui.bytes(render::event(output, &pushed)?.as_bytes());
             }
-            PushEvent::Blob { .. } => {}
-            PushEvent::Pushed { reference, digest, size, sent, unchanged, part_of } => {
-                progress.clear(context);
-                match context.output() {
-                    _ if args.quiet => context.ui.line(&digest),
-                    Output::Json | Output::Yaml => {}
-                    Output::Name => context.ui.line(format!("image/{reference}")),
-                    _ => {
-                        let how = match unchanged {
-                            true => "was there".to_owned(),
-                            false => format!("{} sent", render::size(sent)),
-                        };
-                        context.ui.line(format!("{reference}  {digest}  {}, {how}", render::size(size)));
-                    }
-                }
-                if let Some(index) = part_of.filter(|_| !args.quiet && args.part.platform.is_none()) {
-                    context.ui.note(format!(
-                        "index {} has more images than are here: one of them was pushed, by itself",
-                        index.short()
-                    ));
-                }
-                return Ok(0);
+            Output::Name => context.ui.line(format!("image/{reference}")),
+            Output::Table | Output::Wide => {
+                let how = match unchanged {
+                    true => "was there".to_owned(),
+                    false => format!("{} sent", render::size(*sent)),
+                };
+                context.ui.line(format!("{reference}  {digest}  {}, {how}", render::size(*size)));
             }
+        }
+        if let Some(index) = part_of.as_ref().filter(|_| !args.quiet && args.part.platform.is_none()) {
+            context.ui.note(format!(
+                "index {} has more images than are here: one of them was pushed, by itself",
+                index.short()
+            ));
         }
     }
-    progress.clear(context);
-    Err(Fault::new(Class::Runtime, format!("the node ended its report on {} early", args.source)))
+    Ok(0)
 }
 
-#[derive(Clone, Copy)]
-struct Blob {
-    state: SendState,
-    done: u64,
-    total: u64,
+/// A blob of a push, as JSON says it.
+#[derive(Serialize)]
+struct Told<'a> {
+    reference: &'a str,
+    #[serde(flatten)]
+    blob: &'a PushedBlob,
 }
 
-/// One line on a terminal that is drawn over itself; elsewhere one line for each blob that is there.
-#[derive(Default)]
-struct Progress {
-    blobs: BTreeMap<Digest, Blob>,
-    draws: bool,
-    quiet: bool,
-    shown: String,
-}
-
-impl Progress {
-    fn hear(&mut self, digest: Digest, blob: Blob, from: Option<&str>, context: &mut Context) {
-        if self.quiet {
-            return;
+fn moved(reference: &str, blob: &PushedBlob) -> Moved {
+    let stage = match (blob.state, &blob.from) {
+        (SendState::Waiting, _) => Stage::Waiting,
+        (SendState::Sending, _) => Stage::Moving,
+        (SendState::Sent, _) => Stage::There(Way::Moved("sent")),
+        (SendState::Existed, _) => Stage::There(Way::Spared("was there".into())),
+        (SendState::Mounted, from) => {
+            let from = from.as_deref().unwrap_or("another repository");
+            Stage::There(Way::Spared(format!("mounted from {from}")))
         }
-        let ended = match (blob.state, from) {
-            (SendState::Existed, _) => Some("was there".to_owned()),
-            (SendState::Mounted, from) => Some(format!("mounted from {}", from.unwrap_or("elsewhere"))),
-            (SendState::Sent, _) => Some("sent".to_owned()),
-            _ => None,
-        };
-        if let (false, Some(how)) = (self.draws, ended) {
-            context.ui.note(format!("{}  {}  {how}", digest.short(), render::size(blob.total)));
-        }
-        self.blobs.insert(digest, blob);
-        if self.draws {
-            let line = self.line();
-            if line != self.shown {
-                context.ui.message(&format!("\r\x1b[K{line}"));
-                self.shown = line;
-            }
-        }
-    }
-
-    fn line(&self) -> String {
-        let there = self.blobs.values().filter(|b| !matches!(b.state, SendState::Waiting | SendState::Sending));
-        let sum = |pick: fn(&Blob) -> u64| self.blobs.values().map(pick).sum::<u64>();
-        let sizes = format!("{} of {}", render::size(sum(|b| b.done)), render::size(sum(|b| b.total)));
-        format!("{}/{} blobs, {sizes}", there.count(), self.blobs.len())
-    }
-
-    fn clear(&mut self, context: &mut Context) {
-        if !self.shown.is_empty() {
-            context.ui.message("\r\x1b[K");
-            self.shown.clear();
-        }
-    }
+    };
+    let (of, part) = (reference.to_owned(), blob.digest.short().to_owned());
+    Moved { of, part, stage, done: blob.done, total: blob.total }
 }

@@ -19,10 +19,16 @@ pub struct Args {
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let remove = async |node: &crate::api::Client, namespace: &str, name: &str, force| {
         let name = name.strip_prefix("image/").or_else(|| name.strip_prefix("tag/")).unwrap_or(name).to_owned();
-        let request = RemoveImageRequest { namespace: namespace.to_owned(), name, force };
+        let request = RemoveImageRequest { namespace: namespace.to_owned(), name: name.clone(), force };
         let removed = node.remove_image(request).await?;
-        let also = (!removed.also.is_empty()).then(|| format!("and with it {}", removed.also.join(", ")));
-        let notes = [also, each::comes_back(&removed.reference, removed.declared_by)];
+        let names: Vec<&str> = std::iter::once(&removed.reference)
+            .chain(&removed.also)
+            .map(String::as_str)
+            .filter(|gone| *gone != name)
+            .collect();
+        let gone = (!names.is_empty())
+            .then(|| format!("its name{} {}", if names.len() > 1 { "s were" } else { " was" }, names.join(", ")));
+        let notes = [gone, each::comes_back(&removed.reference, removed.declared_by)];
         let notes: Vec<String> = notes.into_iter().flatten().collect();
         Ok((!notes.is_empty()).then(|| notes.join("\n")))
     };

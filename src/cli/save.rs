@@ -20,7 +20,7 @@ use crate::oci::Reference;
 /// to standard output.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// FILE IMAGE…, or IMAGE… for standard output; FILE ends in .tar, .tar.gz, .tgz, .tar.zst or is -
+    /// FILE IMAGE…, or IMAGE… for standard output, as with - for FILE
     #[arg(value_name = "FILE|IMAGE", required = true)]
     pub words: Vec<String>,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
     /// oci: an OCI layout with Docker's manifest.json beside it; docker: as docker save was, layers unpacked
     #[arg(long, value_name = "FORMAT", default_value = "oci")]
     pub format: Format,
-    /// What packs the archive [default: by the file's extension]
+    /// What packs the archive [default: gzip for .gz and .tgz, zstd for .zst and .tzst, else nothing]
     #[arg(long, value_name = "PACKING")]
     pub compress: Option<Compress>,
 }
@@ -81,6 +81,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         while let Some(part) = parts.next().await {
             context.ui.bytes(&part?);
             if context.ui.is_closed() {
+                // A full disk behind a redirection says so itself.
+                context.ui.finish()?;
                 return Err(Fault::new(Class::No, "the archive is cut short: its reader went away"));
             }
         }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::args::Output;
 use super::context::Context;
 use super::render;
+use super::render::json::Listing;
 use super::render::table::Table;
 use crate::api::{Service as _, SnapshotInfo};
 use crate::error::{Class, Fault, Result};
@@ -46,8 +47,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         snapshots.retain(|one| names.is_empty() || names.iter().any(|name| is_named(one, name)));
     }
     let text = match (context.output(), args.verb) {
-        (Output::Json, _) => render::json::pretty(&snapshots)?,
-        (Output::Yaml, _) => render::yaml::document(&snapshots)?,
+        (Output::Json, _) => render::json::pretty(&Listing::of(&snapshots))?,
+        (Output::Yaml, _) => render::yaml::document(&Listing::of(&snapshots))?,
         (Output::Name, _) => snapshots.iter().map(|one| format!("snapshot/{}\n", one.name)).collect(),
         (_, Verb::Tree) => tree(&snapshots),
         (output, Verb::Ls) => list(&snapshots, output == Output::Wide),

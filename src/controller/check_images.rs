@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::image::BlobFault;
 use crate::manifest::Spec;
 use crate::oci::Platform;
-use crate::snapshot::SnapshotFault;
+use crate::snapshot::{Difference, NAMED, SnapshotFault};
 use crate::store::ReferenceRecord;
 
 use super::Node;
@@ -52,6 +52,20 @@ impl Node {
     }
 }
 
+/// `etc/passwd is missing; bin/sh has 0 bytes, not 1234; and 3 more`.
+fn differing(differences: &[Difference]) -> String {
+    /// More than anybody reads.
+    const SHOWN: usize = 4;
+    let shown = differences.iter().take(SHOWN).map(|one| format!("{} {}", one.path, one.what));
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    match differences.len().saturating_sub(SHOWN) {
+        0 => {}
+        _ if differences.len() >= NAMED => text.push_str("; and more"),
+        more => text.push_str(&format!("; and {more} more")),
+    }
+    text
+}
+
 fn told(found: Found) -> Finding {
     let (object, name, fault, message) = match found.flaw {
         Flaw::Blob(digest, fault) => {
@@ -74,6 +88,10 @@ fn told(found: Found) -> Finding {
                 SnapshotFault::HalfMade => (FindingKind::HalfMade, "an interrupted unpacking left it".to_owned()),
                 SnapshotFault::Lost => (FindingKind::Missing, format!("its directory {} is gone", snapshot.directory)),
                 SnapshotFault::Record(why) => (FindingKind::Record, why),
+                SnapshotFault::Files(differences) => (FindingKind::Corrupt, differing(&differences)),
+                SnapshotFault::Uncompared(why) => {
+                    (FindingKind::Unreadable, format!("its files could not be compared with its blob: {why}"))
+                }
                 SnapshotFault::NoParent(below) => {
                     (FindingKind::Record, format!("the snapshot below it, {below}, is gone"))
                 }

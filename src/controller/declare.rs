@@ -44,8 +44,7 @@ impl Node {
                 let first = Scope::Keys(change.scope.clone()).narrow(first);
                 node.declare(change.set, &change.drop)?;
                 let scope = node.followed(&node.desired(), change.scope.clone()).await;
-                let counts =
-                    node.drive_from(Some(&first), &scope, Freshness::Known, Some(sender.clone()), None).await?;
+                let counts = node.drive_from(Some(&first), &scope, Freshness::Known, Some(sender.clone())).await?;
                 let scope = Scope::Keys(change.scope);
                 if request.wait && counts.failed == 0 {
                     node.wait_for_all(&request.declared, &sender).await?;
@@ -119,7 +118,7 @@ impl Node {
                 let total = change.scope.len();
                 let scope = Scope::Keys(change.scope);
                 node.declare(Vec::new(), &change.drop)?;
-                let counts = node.drive(&scope, Freshness::Known, Some(sender.clone()), None).await?;
+                let counts = node.drive(&scope, Freshness::Known, Some(sender.clone())).await?;
                 let _ = sender.send(Ok(summary(&counts, &scope, total))).await;
                 Ok(())
             };
@@ -165,7 +164,7 @@ impl Node {
                 Scope::All => desired.resources.len(),
                 Scope::Keys(keys) => keys.len(),
             };
-            match node.drive(&scope, Freshness::Now, Some(sender.clone()), None).await {
+            match node.drive(&scope, Freshness::Now, Some(sender.clone())).await {
                 Ok(counts) => {
                     let _ = sender.send(Ok(summary(&counts, &scope, total))).await;
                     if about_directory && let Some(fault) = node.held_removal() {

@@ -57,7 +57,7 @@ impl Node {
     }
 
     /// The image of the platform that is wanted, else of one that is here.
-    fn shown_image(&self, record: &ReferenceRecord) -> Option<Image> {
+    pub(super) fn shown_image(&self, record: &ReferenceRecord) -> Option<Image> {
         let images = self.engine.images();
         let wanted = self.wanted_platform(record);
         let platforms = std::iter::once(wanted).chain(images.platforms(&record.digest));
@@ -212,30 +212,6 @@ impl Node {
         })
         .await
     }
-
-    pub(super) async fn blob_infos(self: &Arc<Self>) -> Result<Vec<BlobInfo>> {
-        let node = Arc::clone(self);
-        blocking("the list of blobs", move || {
-            let images = node.engine.images();
-            let records: Vec<ReferenceRecord> = node.engine.memory().read().references.values().cloned().collect();
-            let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
-            for record in &records {
-                for digest in images.reachable(&HashSet::from([record.digest.clone()]), &mut Vec::new()) {
-                    users.entry(digest).or_default().insert(format!("{}/{}", record.namespace, record.reference));
-                }
-            }
-            let mut digests = images.store().digests()?;
-            digests.sort();
-            let info = |digest: Digest| BlobInfo {
-                size: images.store().size(&digest).unwrap_or_default(),
-                touched: images.store().modified(&digest).and_then(|time| time.try_into().ok()),
-                used_by: users.remove(&digest).unwrap_or_default().into_iter().collect(),
-                digest,
-            };
-            Ok(digests.into_iter().map(info).collect())
-        })
-        .await
-    }
 }
 
 /// Layers by chain ID, and which lie upon which.
@@ -267,7 +243,10 @@ fn mounted(view: View) -> MountedImage {
     }
 }
 
-async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|error| Err(Fault::new(Class::Bug, format!("{what}: {error}"))))
 }

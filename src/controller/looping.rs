@@ -159,7 +159,7 @@ async fn round(
                 let (node, step, ended) = (Arc::clone(node), step.clone(), ended.clone());
                 let planned_for = Arc::clone(&desired);
                 tokio::spawn(async move {
-                    let outcome = node.carry_out(step, claim, None, Some(planned_for)).await;
+                    let outcome = node.carry_out(step, claim, Some(planned_for)).await;
                     let _ = ended.send(outcome);
                 });
             }

@@ -14,6 +14,7 @@
 pub mod backoff;
 mod by_hand;
 mod check_images;
+mod content;
 mod daemon;
 pub mod debounce;
 mod declare;

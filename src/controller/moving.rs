@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use crate::api::*;
 use crate::api::{Archive, Stream, channel};
-use crate::engine::Incoming;
+use crate::engine::{ImportMove, ImportProgress, Incoming};
 use crate::error::{Class, Fault, Result};
 use crate::image::{
     Descriptor, ExportOptions, Format, Packing, Part, PullOptions, PushOptions, PushProgress, PushState, RootfsConfig,
     Sent,
 };
-use crate::manifest::{PullPolicy, ResourceKey};
-use crate::oci::{Digest, Platform, Reference};
+use crate::manifest::PullPolicy;
+use crate::oci::{Digest, Platform, Reference, ReferenceError};
 use crate::store::DeclaredRecord;
 
 use super::Node;
@@ -106,10 +106,21 @@ impl Node {
         Ok(stream)
     }
 
-    pub(super) async fn load(self: &Arc<Self>, request: LoadRequest, archive: Archive) -> Result<Vec<LoadedImage>> {
+    pub(super) fn load(self: &Arc<Self>, request: LoadRequest, archive: Archive) -> Result<Stream<LoadEvent>> {
         let base = request.base_name.as_deref().map(repository).transpose()?;
-        let imported =
-            self.engine.import_by_hand(incoming(archive), request.platform.as_ref(), request.all_platforms).await?;
+        let node = Arc::clone(self);
+        Ok(importing(move |progress| async move { node.load_now(request, base, archive, &progress).await }))
+    }
+
+    async fn load_now(
+        &self,
+        request: LoadRequest,
+        base: Option<Reference>,
+        archive: Archive,
+        progress: &ImportProgress,
+    ) -> Result<Vec<LoadedImage>> {
+        let (platform, all) = (request.platform.as_ref(), request.all_platforms);
+        let imported = self.engine.import_by_hand(incoming(archive), platform, all, progress).await?;
         let mut loaded = Vec::new();
         for image in imported {
             let named = image.reference.clone().or_else(|| in_base(base.as_ref()?, image.name.as_deref()));
@@ -135,10 +146,18 @@ impl Node {
         Ok(loaded)
     }
 
-    pub(super) async fn import_rootfs(
-        self: &Arc<Self>,
+    pub(super) fn import_rootfs(self: &Arc<Self>, request: RootfsRequest, archive: Archive) -> Stream<LoadEvent> {
+        let node = Arc::clone(self);
+        importing(move |progress| async move {
+            node.import_rootfs_now(request, archive, &progress).await.map(|image| vec![image])
+        })
+    }
+
+    async fn import_rootfs_now(
+        &self,
         request: RootfsRequest,
         archive: Archive,
+        progress: &ImportProgress,
     ) -> Result<LoadedImage> {
         let given = request.platform.clone();
         let config = RootfsConfig {
@@ -152,7 +171,7 @@ impl Node {
             stop_signal: request.stop_signal,
             expose: request.expose,
         };
-        let target = self.engine.import_rootfs_by_hand(incoming(archive), config).await?;
+        let target = self.engine.import_rootfs_by_hand(incoming(archive), config, &request.reference, progress).await?;
         self.name_imported(&request.namespace, &request.reference, &target, given)?;
         self.wake.notify_one();
         Ok(LoadedImage { reference: Some(request.reference), digest: target.digest })
@@ -174,14 +193,57 @@ impl Node {
         Ok(())
     }
 
-    /// What a reference or a handle of a namespace points at.
+    /// What a reference, a handle or a digest of a namespace points at.
     fn image_of(&self, namespace: &str, name: &str) -> Result<(Reference, Descriptor)> {
-        let ResourceKey { name: canonical, .. } = self.image_key(namespace, name)?;
-        let Ok(reference) = canonical.parse::<Reference>() else { return Err(self.no_image(namespace, name)) };
-        let record = self.engine.memory().read().references.get(&(namespace.to_owned(), reference.clone())).cloned();
-        let record = record.ok_or_else(|| self.no_image(namespace, name))?;
-        Ok((reference, Descriptor { media_type: record.media_type, digest: record.digest, size: record.size }))
+        let found = self.named_images(namespace, name)?;
+        let [record] = found.as_slice() else {
+            let Some(first) = found.first() else { return Err(self.no_image(namespace, name)) };
+            let names: Vec<String> = found.iter().map(|record| record.reference.to_string()).collect();
+            let message = format!("image {} has several names: {}", first.digest, names.join(", "));
+            return Err(Fault::new(Class::Usage, message).help("write one of them: it goes along"));
+        };
+        let (media_type, digest) = (record.media_type.clone(), record.digest.clone());
+        Ok((record.reference.clone(), Descriptor { media_type, digest, size: record.size }))
     }
+}
+
+/// Imports, and tells meanwhile how far it is. Given up when nobody listens.
+fn importing<F>(work: impl FnOnce(ImportProgress) -> F + Send + 'static) -> Stream<LoadEvent>
+where
+    F: Future<Output = Result<Vec<LoadedImage>>> + Send + 'static,
+{
+    let (sender, stream) = channel(2048);
+    tokio::spawn(async move {
+        let told = sender.clone();
+        let progress: ImportProgress = Arc::new(move |moved| {
+            // A slow reader misses progress, never the end.
+            let _ = told.try_send(Ok(load_event(moved)));
+        });
+        tokio::select! {
+            done = work(progress) => drop(sender.send(done.map(|images| LoadEvent::Loaded { images })).await),
+            () = sender.closed() => {}
+        }
+    });
+    stream
+}
+
+fn load_event(moved: ImportMove) -> LoadEvent {
+    LoadEvent::Blob(match moved {
+        ImportMove::Archive { done, total } => return LoadEvent::Archive { done, total },
+        ImportMove::Reading { name, done, total } => {
+            LoadedBlob { name: Some(name), digest: None, state: LoadState::Reading, done, total }
+        }
+        ImportMove::Read { name, digest, size, known } => LoadedBlob {
+            name: Some(name),
+            digest: Some(digest),
+            state: if known { LoadState::Existed } else { LoadState::Read },
+            done: size,
+            total: size,
+        },
+        ImportMove::Unpacking { digest } => {
+            LoadedBlob { name: None, digest: Some(digest), state: LoadState::Unpacking, done: 0, total: 0 }
+        }
+    })
 }
 
 fn incoming(archive: Archive) -> Incoming {
@@ -201,9 +263,10 @@ fn part(part: ImagePart) -> Part {
 
 /// `--base-name`: a repository, without tag and digest.
 fn repository(text: &str) -> Result<Reference> {
-    let parsed: Reference = text
-        .parse()
-        .map_err(|error: crate::oci::ReferenceError| Fault::new(Class::Usage, format!("base name: {error}")))?;
+    let parsed: Reference = text.parse().map_err(|error: ReferenceError| {
+        let fault = Fault::from(error);
+        Fault { message: format!("base name: {}", fault.message), ..fault }
+    })?;
     let path = format!("{}/{}", parsed.host(), parsed.path());
     if path != text {
         return Err(Fault::new(Class::Usage, format!("base name {text} has a tag or a digest"))
@@ -236,6 +299,6 @@ fn throttled(tell: impl Fn(PushEvent) + Send + Sync + 'static) -> PushProgress {
             PushState::There(Sent::Mounted(from)) => (SendState::Mounted, what.size, Some(from)),
             PushState::There(Sent::Uploaded) => (SendState::Sent, what.size, None),
         };
-        tell(PushEvent::Blob { digest: what.digest.clone(), state, done, total: what.size, from });
+        tell(PushEvent::Blob(PushedBlob { digest: what.digest.clone(), state, done, total: what.size, from }));
     })
 }

@@ -53,6 +53,40 @@ impl Node {
         stream
     }
 
+    /// Does something, and tells meanwhile where the blobs of an image are, whoever brings them. `tell` must not
+    /// block. What moved before the end is told before it.
+    pub(super) async fn showing<T>(
+        &self,
+        image: &ResourceKey,
+        mut tell: impl FnMut(Transfer),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let (now, mut moves) = self.engine.transfers().subscribe();
+        let mut hear = |moved: Move| {
+            if moved.key == *image {
+                tell(transfer(moved));
+            }
+        };
+        now.into_iter().for_each(&mut hear);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    while let Ok(moved) = moves.try_recv() {
+                        hear(moved);
+                    }
+                    return done;
+                }
+                moved = moves.recv() => match moved {
+                    Ok(moved) => hear(moved),
+                    Err(RecvError::Lagged(_)) => {}
+                    // The sender lives as long as the node.
+                    Err(RecvError::Closed) => return work.await,
+                },
+            }
+        }
+    }
+
     /// The image that must come from a registry for this reference to be here: its own, or that behind its tags.
     pub(super) fn pulled_for(&self, namespace: &str, reference: &Reference) -> ResourceKey {
         let desired = self.desired();
@@ -75,11 +109,18 @@ impl Node {
 /// A move, as the API says it.
 pub(super) fn transfer(moved: Move) -> Transfer {
     let done = moved.done();
-    Transfer { key: moved.key, digest: moved.digest, state: blob_state(&moved.state), done, total: moved.size }
+    Transfer {
+        key: moved.key,
+        digest: moved.digest,
+        state: blob_state(&moved.state),
+        done,
+        total: moved.size,
+        fetched: moved.fetched,
+    }
 }
 
 /// A blob's state, as the API says it.
-pub(super) fn blob_state(state: &ProgressState) -> BlobState {
+fn blob_state(state: &ProgressState) -> BlobState {
     match state {
         ProgressState::Waiting => BlobState::Waiting,
         ProgressState::Downloading { .. } => BlobState::Downloading,

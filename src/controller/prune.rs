@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use crate::api::{Freed as Told, PruneReport, PruneRequest, PrunedReference};
 use crate::engine::{Freed, Freshness, Garbage};
 use crate::error::{Class, Fault, Result};
+use crate::image::Descriptor;
 use crate::manifest::{Kind, ResourceKey, Spec};
 use crate::oci::{Digest, Reference};
-use crate::plan::Source;
+use crate::plan::{ReferenceRole, Source};
 use crate::store::ReferenceRecord;
 
 use super::Node;
@@ -113,7 +114,18 @@ impl Node {
         let of_cli: Vec<ResourceKey> =
             keys.iter().filter(|key| self.declared(key).is_some_and(|d| d.source == Source::Cli)).cloned().collect();
         self.engine.memory().declare(self.engine.store(), Vec::new(), &of_cli)?;
-        self.drive(&Scope::Keys(keys), Freshness::Known, None, None).await?;
+        // What `run` pulled or `content fetch` brought was never declared, and no plan takes it away; as a name that
+        // was declared and is not any more it goes, unless a container names it by then.
+        let fetched: Vec<ReferenceRecord> = {
+            let records = self.engine.memory().read();
+            let by_hand = |r: &&ReferenceRecord| r.role == ReferenceRole::Implied && r.source == Source::Cli;
+            names.iter().filter_map(|name| records.references.get(name)).filter(by_hand).cloned().collect()
+        };
+        for record in fetched {
+            let target = Descriptor { media_type: record.media_type, digest: record.digest, size: record.size };
+            self.engine.name_target_by_hand(&record.namespace, &record.reference, &target)?;
+        }
+        self.drive(&Scope::Keys(keys), Freshness::Known, None).await?;
         let records = self.engine.memory().read();
         Ok(names.iter().filter(|name| records.references.contains_key(name)).cloned().collect())
     }

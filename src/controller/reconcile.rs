@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use crate::api::ApplyEvent;
 use crate::engine::{Freshness, Move};
 use crate::error::{Class, Fault, Result};
-use crate::image::Progress;
 use crate::manifest::{Kind, Resource, ResourceKey, Spec};
 use crate::oci::Reference;
 use crate::plan::{Action, Desired, IMAGE_DIGEST, Plan, Severity, Step, Target};
@@ -196,7 +195,6 @@ impl Node {
         self: Arc<Self>,
         step: Step,
         claim: Claim,
-        progress: Option<Progress>,
         planned_for: Option<Arc<Desired>>,
     ) -> Outcome {
         let places = match &step.target {
@@ -208,7 +206,7 @@ impl Node {
             return Outcome { step, result: Ok(()), millis: 0 };
         }
         let started = Instant::now();
-        let result = self.engine.execute(&step, progress).await;
+        let result = self.engine.execute(&step).await;
         // What was given up has not failed.
         let given_up = self.engine.is_given_up(&(step.key.namespace.clone(), step.key.name.clone()));
         self.remember(&step, result.as_ref().err().filter(|_| !given_up));
@@ -223,9 +221,8 @@ impl Node {
         scope: &Scope,
         freshness: Freshness,
         events: Option<mpsc::Sender<Result<ApplyEvent>>>,
-        progress: Option<Progress>,
     ) -> std::result::Result<Counts, Fault> {
-        self.drive_from(None, scope, freshness, events, progress).await
+        self.drive_from(None, scope, freshness, events).await
     }
 
     /// As [`Node::drive`]; what `first` planned is told as it was planned, whoever began with it.
@@ -235,7 +232,6 @@ impl Node {
         scope: &Scope,
         freshness: Freshness,
         events: Option<mpsc::Sender<Result<ApplyEvent>>>,
-        progress: Option<Progress>,
     ) -> std::result::Result<Counts, Fault> {
         let mut report = Report::new(events);
         if let Some(first) = first {
@@ -285,7 +281,7 @@ impl Node {
                     if let Some(claim) = self.claim(&step.key) {
                         tried.insert(step.key.clone());
                         report.tell(ApplyEvent::Started { step: step.clone() });
-                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, progress.clone(), None));
+                        running.spawn(Arc::clone(self).carry_out(step.clone(), claim, None));
                     }
                 }
                 for problem in plan.problems {
@@ -484,19 +480,28 @@ impl Report {
                 }
             };
             tokio::select! {
-                done = &mut wait => return done,
-                moved = next => match moved {
-                    Ok(moved) if self.order.iter().any(|step| step.key == moved.key) => {
-                        let event = ApplyEvent::Progress { transfer: super::progress::transfer(moved) };
-                        // A slow reader misses moves, never an end.
-                        if let Some(events) = &self.events {
-                            let _ = events.try_send(Ok(event));
-                        }
+                done = &mut wait => {
+                    // What moved before that is told before it.
+                    while let Some(moved) = moves.as_mut().and_then(|moves| moves.try_recv().ok()) {
+                        self.moved(moved);
                     }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    return done;
+                }
+                moved = next => match moved {
+                    Ok(moved) => self.moved(moved),
+                    Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => *moves = None,
                 },
             }
+        }
+    }
+
+    fn moved(&self, moved: Move) {
+        if let Some(events) = &self.events
+            && self.order.iter().any(|step| step.key == moved.key)
+        {
+            // A slow reader misses moves, never an end.
+            let _ = events.try_send(Ok(ApplyEvent::Progress { transfer: super::progress::transfer(moved) }));
         }
     }
 

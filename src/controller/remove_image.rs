@@ -8,15 +8,12 @@ use crate::api::{RemoveImageRequest, RemovedImage};
 use crate::engine::Garbage;
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, ResourceKey, Spec};
-use crate::oci::{Digest, Reference};
+use crate::oci::{DigestPrefix, Reference};
 use crate::plan::{Declared, Source};
 use crate::store::ReferenceRecord;
 
 use super::Node;
 use super::by_hand::removal;
-
-/// Hex digits that a digest must be named by at least.
-const SHORTEST: usize = 7;
 
 impl Node {
     pub(super) async fn remove_image_by_hand(self: &Arc<Self>, request: RemoveImageRequest) -> Result<RemovedImage> {
@@ -90,18 +87,20 @@ impl Node {
             let records = self.engine.memory().read();
             records.references.values().filter(|r| r.namespace == namespace && matches(r)).cloned().collect()
         };
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = hex.len() <= 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        if is_hex && (hex.len() >= SHORTEST || name.starts_with("sha256:")) {
-            let found = by_digest(&|record| record.digest.hex().starts_with(hex));
-            let digests: BTreeSet<&Digest> = found.iter().map(|record| &record.digest).collect();
-            if digests.len() > 1 {
-                return Err(Fault::new(Class::Usage, format!("{name} is the beginning of {} digests", digests.len()))
-                    .help("give more of it"));
+        let says_digest = name.starts_with("sha256:");
+        match name.parse::<DigestPrefix>() {
+            Ok(prefix) => {
+                let found = by_digest(&|record| prefix.matches(&record.digest));
+                prefix
+                    .pick(found.iter().map(|record| record.digest.clone()))
+                    .map_err(|error| Fault::new(Class::Usage, error.to_string()).help("give more of its digits"))?;
+                if !found.is_empty() || says_digest {
+                    return Ok(found);
+                }
             }
-            if !found.is_empty() || name.starts_with("sha256:") {
-                return Ok(found);
-            }
+            Err(error) if says_digest => return Err(Fault::new(Class::Usage, error.to_string())),
+            // A name, then.
+            Err(_) => {}
         }
         let key = self.image_key(namespace, name)?;
         let Ok(reference) = key.name.parse::<Reference>() else { return Err(self.no_image(namespace, name)) };

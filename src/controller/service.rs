@@ -73,8 +73,8 @@ impl Service for NodeService {
         Box::pin(self.0.remove_image_by_hand(request))
     }
 
-    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Vec<LoadedImage>>> {
-        Box::pin(self.0.load(request, archive))
+    fn load(&self, request: LoadRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
+        Box::pin(async move { self.0.load(request, archive) })
     }
 
     fn push(&self, request: PushRequest) -> BoxFuture<'_, Result<Stream<PushEvent>>> {
@@ -85,12 +85,12 @@ impl Service for NodeService {
         Box::pin(self.0.save(request))
     }
 
-    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<LoadedImage>> {
-        Box::pin(self.0.import_rootfs(request, archive))
+    fn import_rootfs(&self, request: RootfsRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<LoadEvent>>> {
+        Box::pin(async move { Ok(self.0.import_rootfs(request, archive)) })
     }
 
-    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Created>> {
-        Box::pin(self.0.create_by_hand(request))
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<Stream<CreateEvent>>> {
+        Box::pin(async move { Ok(self.0.create_by_hand(request)) })
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Created>> {
@@ -177,6 +177,14 @@ impl Service for NodeService {
 
     fn blobs(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
         Box::pin(self.0.blob_infos())
+    }
+
+    fn read_blob(&self, request: BlobRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        Box::pin(self.0.read_blob(request))
+    }
+
+    fn remove_blob(&self, request: RemoveBlobRequest) -> BoxFuture<'_, Result<RemovedBlob>> {
+        Box::pin(self.0.remove_blob(request))
     }
 
     fn info(&self) -> BoxFuture<'_, Result<Info>> {

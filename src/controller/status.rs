@@ -234,8 +234,9 @@ impl Node {
                 Kind::Namespace | Kind::Registry => Fault::new(Class::NotFound, format!("{key} is not there")),
             });
         };
+        let nothing = || serde_json::Value::Null;
         let mut inspection =
-            Inspection { item, record: serde_json::Value::Null, runtime_spec: serde_json::Value::Null, image: None };
+            Inspection { item, record: nothing(), runtime_spec: nothing(), config: nothing(), image: None };
         match key.kind {
             Kind::Container => {
                 let id = (key.namespace.clone(), key.name.clone());
@@ -250,9 +251,9 @@ impl Node {
                     let record =
                         self.engine.memory().read().references.get(&(key.namespace.clone(), reference)).cloned();
                     if let Some(record) = &record
-                        && let Ok(image) = self.engine.images().load_image(&record.digest, &Platform::host())
+                        && let Some(image) = self.shown_image(record)
                     {
-                        inspection.runtime_spec = serde_json::to_value(&image.config).unwrap_or_default();
+                        inspection.config = serde_json::to_value(&image.config).unwrap_or_default();
                     }
                     inspection.image = record.as_ref().and_then(|record| self.image_details(record));
                     inspection.record = serde_json::to_value(record).unwrap_or_default();

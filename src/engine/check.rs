@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Class, Fault, Result};
-use crate::image::{BlobFault, CheckedPart as Part, PullOptions, Verdicts, silent};
+use crate::image::{BlobFault, CheckedPart as Part, Image, PullOptions, Verdicts, silent};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::ReferenceRole;
 use crate::snapshot::{SnapshotFault, SnapshotFinding, chain_ids};
@@ -83,7 +83,17 @@ impl Engine {
             return Ok(first);
         }
         let mut failures = self.repair(&first.found, &examination).await;
-        let second = self.look(&examination).await?;
+        let mut second = self.look(&examination).await?;
+        // What a wrong blob hid: the layers of its image are compared only now.
+        let known: HashSet<(bool, String)> = first.found.iter().map(|found| found.flaw.object()).collect();
+        let hidden: Vec<Found> = second.found.iter().filter(|f| !known.contains(&f.flaw.object())).cloned().collect();
+        if !hidden.is_empty() {
+            let more = self.repair(&hidden, &examination).await;
+            failures.objects.extend(more.objects);
+            failures.images.extend(more.images);
+            second = self.look(&examination).await?;
+            first.found.extend(hidden);
+        }
         let still: HashSet<(bool, String)> = second.found.iter().map(|found| found.flaw.object()).collect();
         for found in &mut first.found {
             found.repaired = !still.contains(&found.flaw.object());
@@ -116,6 +126,8 @@ impl Engine {
             entry.images.extend(image);
         };
         let mut users: HashMap<Digest, BTreeSet<(String, Reference)>> = HashMap::new();
+        // Each layer that is unpacked, with an image whose blobs are whole.
+        let mut layers: BTreeMap<Digest, (Image, usize)> = BTreeMap::new();
         for (record, platform) in &examination.references {
             let image = (record.namespace.clone(), record.reference.clone());
             let mut whole = true;
@@ -129,10 +141,13 @@ impl Engine {
             let Some(found) = whole.then(|| self.images.whole(&record.digest, platform).ok()).flatten() else {
                 continue;
             };
-            for chain in chain_ids(&found.layers) {
+            // One that was only fetched is unpacked once something needs it.
+            let is_unpacked = record.role != ReferenceRole::Implied || self.memory.read().is_used(record);
+            for (at, chain) in chain_ids(&found.layers).into_iter().enumerate() {
                 if self.snapshots.usable(&chain) {
+                    layers.entry(chain.clone()).or_insert_with(|| (found.clone(), at));
                     users.entry(chain).or_default().insert(image.clone());
-                } else {
+                } else if is_unpacked {
                     note(Flaw::NotUnpacked(chain), Some(image.clone()));
                 }
             }
@@ -145,7 +160,19 @@ impl Engine {
                 }
             }
         }
-        for found in self.snapshots.check().map_err(Fault::from)? {
+        let mut snapshots = self.snapshots.check().map_err(Fault::from)?;
+        for found in &snapshots {
+            found.chain.as_ref().and_then(|chain| layers.remove(chain));
+        }
+        for (chain, (image, at)) in &layers {
+            let fault = match self.snapshots.compare(image, *at, store) {
+                Ok(same) if same.is_empty() => continue,
+                Ok(differences) => SnapshotFault::Files(differences),
+                Err(error) => SnapshotFault::Uncompared(error.to_string()),
+            };
+            snapshots.push(SnapshotFinding { chain: Some(chain.clone()), directory: chain.short().to_owned(), fault });
+        }
+        for found in snapshots {
             let images = found.chain.as_ref().and_then(|chain| users.get(chain)).cloned().unwrap_or_default();
             if examination.everything || !images.is_empty() {
                 note(Flaw::Snapshot(found.clone()), None);
@@ -200,6 +227,10 @@ impl Engine {
                     pulls.extend(one.images.iter().cloned());
                 }
                 Flaw::NotUnpacked(_) => unpacks.extend(one.images.iter().cloned()),
+                Flaw::Snapshot(SnapshotFinding { fault: SnapshotFault::Uncompared(why), .. }) => {
+                    let fault = Fault::new(Class::Runtime, format!("nothing is known of its files: {why}"));
+                    failures.objects.insert(one.flaw.object(), fault);
+                }
                 Flaw::Snapshot(SnapshotFinding { chain: Some(chain), fault, .. }) => {
                     match self.user_of_chain(chain) {
                         Some(user) if *fault != SnapshotFault::Lost => {

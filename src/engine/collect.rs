@@ -118,6 +118,23 @@ impl Engine {
             .map_err(|error| Fault::new(Class::Bug, format!("garbage collection: {error}")))?
     }
 
+    /// Takes one blob away whoever needs it, unless work under way wants it; its bytes.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<u64> {
+        let store = self.images.store();
+        let size = store.size(digest).unwrap_or_default();
+        match store.leases().unless_wanted(digest, || store.remove(digest)) {
+            None => {
+                return Err(Fault::new(Class::Refused, format!("blob {digest} is wanted by work under way"))
+                    .help("try again when it has ended"));
+            }
+            Some(removed) => removed?,
+        }
+        self.images.forget();
+        self.memory.write().complete.clear();
+        self.touch();
+        Ok(size)
+    }
+
     fn collect_now(&self, garbage: &Garbage) -> Result<Freed> {
         // Before the records are read: work that ends meanwhile is in them, or its wishes are kept.
         let _blobs = self.images.store().leases().begin_over_all();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::error::{Class, Fault, Result};
 use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
-use crate::oci::{Digest, Platform};
+use crate::oci::{Digest, Platform, Reference};
 use crate::plan::Source;
 use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, spec};
 use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
@@ -61,7 +61,7 @@ impl Engine {
         // Until the record keeps it.
         let _lease = self.lease();
         let digest = self.image_digest(&key.namespace, spec, digest)?;
-        let image = self.ready_image(&digest).await?;
+        let image = self.ready_image(&spec.image, &digest).await?;
         check_sources(spec, key)?;
         let before = self.memory.read().containers.get(&id).cloned();
         let revision = before.as_ref().map_or(1, |record| record.revision + 1);
@@ -153,7 +153,7 @@ impl Engine {
         self.check_runtime(container_spec(&record.resource)?, key)?;
         // What is left of the task before goes first.
         self.take_down(&id, &record).await?;
-        let image = self.ready_image(&record.image).await?;
+        let image = self.ready_image(&container_spec(&record.resource)?.image, &record.image).await?;
         let mut options = self.take_wish(&id).options;
         let was_final = record.last.as_ref().is_some_and(|state| !is_supervised(state));
         options.lost = record.started && !record.stopped_by_hand && !was_final;
@@ -311,11 +311,12 @@ impl Engine {
         }
     }
 
-    async fn ready_image(self: &Arc<Self>, digest: &Digest) -> Result<Image> {
-        let image = self.images.load_image(digest, &Platform::host()).map_err(Fault::from)?;
+    async fn ready_image(self: &Arc<Self>, reference: &Reference, digest: &Digest) -> Result<Image> {
+        let name = reference.to_string();
+        let image = self.images.load_named(&name, digest, &Platform::host())?;
         self.hold_image(&image);
         if !self.snapshots.is_unpacked(&image) {
-            self.unpack(&image, None).await?;
+            self.unpack(&image, None).await.map_err(|fault| super::image::of_image(&name, fault))?;
         }
         Ok(image)
     }

@@ -7,7 +7,7 @@ use crate::error::{Class, Fault, Result};
 use crate::image::{Descriptor, Image, Progress, ProgressEvent, ProgressState, PullOptions};
 use crate::manifest::{Resource, ResourceKey, Spec};
 use crate::oci::{Digest, Platform, Reference};
-use crate::plan::{ReferenceRole, Source};
+use crate::plan::{Declared, ReferenceRole, Source};
 use crate::snapshot::LayerSource;
 use crate::store::{EventType, NamespaceRecord, ReferenceRecord};
 
@@ -20,6 +20,18 @@ pub(super) struct Standing {
     pub resource: Option<Resource>,
 }
 
+impl Standing {
+    /// As it is declared; in this role where it is not.
+    fn by_hand(declared: Option<Declared>, role: ReferenceRole) -> Self {
+        match declared {
+            Some(declared) => {
+                Self { role: ReferenceRole::Image, source: declared.source, resource: Some(declared.resource) }
+            }
+            None => Self { role, source: Source::Cli, resource: None },
+        }
+    }
+}
+
 impl Engine {
     pub(super) async fn pull(
         self: &Arc<Self>,
@@ -28,7 +40,6 @@ impl Engine {
         digest: Option<&Digest>,
         resource: Option<&Resource>,
         source: Source,
-        progress: Option<Progress>,
     ) -> Result<()> {
         let standing = Standing {
             role: if resource.is_some() { ReferenceRole::Image } else { ReferenceRole::Implied },
@@ -45,7 +56,7 @@ impl Engine {
         }
         let pull_secrets = self.pull_secrets(resource)?;
         let options = PullOptions { platform, digest: digest.cloned(), pull_secrets, ..PullOptions::default() };
-        self.fetch(key, reference, &options, standing, progress).await.map(drop)
+        self.fetch(key, reference, &options, standing).await.map(drop)
     }
 
     /// The descriptor of an image all of which is in the store and unpacked, and stays under the caller's lease.
@@ -69,25 +80,21 @@ impl Engine {
         reference: &Reference,
         options: &PullOptions,
         standing: Standing,
-        progress: Option<Progress>,
     ) -> Result<Image> {
         let _lease = self.lease();
-        let (_transfer, progress) = self.transfers.begin(key, progress);
+        let (_transfer, progress) = self.transfers.begin(key);
         let started = std::time::Instant::now();
-        let image = self.pull_and_unpack(reference, options, progress).await?;
+        let pulled = self.pull_and_unpack(reference, options, progress).await;
+        let image = pulled.map_err(|fault| of_image(&reference.to_string(), fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
-        self.event(
-            key,
-            EventType::Normal,
-            "Pulled",
-            format!(
-                "{} in {} ms, {}",
-                image.target.digest,
-                started.elapsed().as_millis(),
-                humansize::format_size(image.size, humansize::BINARY)
-            ),
-        );
+        self.tell_of(key, "Pulled", &image, started);
         Ok(image)
+    }
+
+    fn tell_of(&self, key: &ResourceKey, reason: &str, image: &Image, started: std::time::Instant) {
+        let (digest, took) = (&image.target.digest, started.elapsed().as_millis());
+        let size = humansize::format_size(image.size, humansize::BINARY);
+        self.event(key, EventType::Normal, reason, format!("{digest} in {took} ms, {size}"));
     }
 
     /// Unpacks layers while they are downloaded. The first failure ends both.
@@ -102,7 +109,7 @@ impl Engine {
         }
         let pull = self.images.begin(reference, options, Arc::clone(&progress)).await.map_err(Fault::from)?;
         let layers = pull.layers();
-        let unpack = self.unpack_from(pull.image(), layers, Some((reference.clone(), Arc::clone(&progress))));
+        let unpack = self.unpack_from(pull.image(), layers, unpacking(reference.clone(), Arc::clone(&progress)));
         let run = pull.run(&progress);
         tokio::pin!(unpack, run);
         tokio::select! {
@@ -130,17 +137,19 @@ impl Engine {
         options: &PullOptions,
         progress: Progress,
     ) -> Result<Image> {
-        let target = self.images.pull_all(reference, options, &progress).await.map_err(Fault::from)?;
-        let image = match self.images.load_image(&target.digest, &options.platform) {
-            Ok(image) => image,
-            Err(error) => {
-                let first = self.images.platforms(&target.digest).into_iter().next();
-                let first = first.ok_or_else(|| Fault::from(error))?;
-                self.images.load_image(&target.digest, &first).map_err(Fault::from)?
-            }
-        };
+        let image = self.fetch_all(reference, options, &progress).await?;
         self.unpack(&image, Some((reference.clone(), progress))).await?;
         Ok(image)
+    }
+
+    /// The blobs of every platform's image; that of the node's own platform, or the first where there is none.
+    async fn fetch_all(&self, reference: &Reference, options: &PullOptions, progress: &Progress) -> Result<Image> {
+        let target = self.images.pull_all(reference, options, progress).await.map_err(Fault::from)?;
+        self.images.load_image(&target.digest, &options.platform).or_else(|error| {
+            let first = self.images.platforms(&target.digest).into_iter().next();
+            let first = first.ok_or_else(|| Fault::from(error))?;
+            self.images.load_image(&target.digest, &first).map_err(Fault::from)
+        })
     }
 
     fn now_complete(&self, image: &Image) {
@@ -152,7 +161,19 @@ impl Engine {
 
     /// Unpacks an image whose blobs are in the store.
     pub(super) async fn unpack(self: &Arc<Self>, image: &Image, progress: Option<(Reference, Progress)>) -> Result<()> {
-        self.unpack_from(image, self.images.store().clone(), progress).await?;
+        match progress {
+            None => self.unpack_telling(image, |_: &Digest| {}).await,
+            Some((reference, progress)) => self.unpack_telling(image, unpacking(reference, progress)).await,
+        }
+    }
+
+    /// The same; `told` hears each layer when it begins, must not block.
+    pub(super) async fn unpack_telling(
+        self: &Arc<Self>,
+        image: &Image,
+        told: impl Fn(&Digest) + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.unpack_from(image, self.images.store().clone(), told).await?;
         self.now_complete(image);
         Ok(())
     }
@@ -161,27 +182,12 @@ impl Engine {
         self: &Arc<Self>,
         image: &Image,
         source: impl LayerSource + Send + 'static,
-        progress: Option<(Reference, Progress)>,
+        told: impl Fn(&Digest) + Send + Sync + 'static,
     ) -> Result<()> {
-        let (reference, progress) = progress.map_or_else(|| (None, crate::image::silent()), |(r, p)| (Some(r), p));
-        let engine = Arc::clone(self);
-        let unpacked = image.clone();
-        tokio::task::spawn_blocking(move || {
-            let told = |digest: &Digest| {
-                if let Some(reference) = &reference {
-                    let event = ProgressEvent {
-                        reference: reference.clone(),
-                        digest: digest.clone(),
-                        size: 0,
-                        state: ProgressState::Unpacking,
-                    };
-                    progress(event);
-                }
-            };
-            engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from)
-        })
-        .await
-        .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))?
+        let (engine, unpacked) = (Arc::clone(self), image.clone());
+        tokio::task::spawn_blocking(move || engine.snapshots.unpack(&unpacked, &source, &told).map_err(Fault::from))
+            .await
+            .map_err(|error| Fault::new(Class::Bug, format!("unpacking image {}: {error}", image.target.digest)))?
     }
 
     pub(super) async fn import(
@@ -212,8 +218,9 @@ impl Engine {
             )
             .help("write archives under another name and rename them into place"));
         };
-        let image = self.images.load_image(&found.target.digest, &platform).map_err(Fault::from)?;
-        self.unpack(&image, None).await?;
+        let named = |error: crate::image::ImageError| error.named(&reference.to_string());
+        let image = self.images.load_image(&found.target.digest, &platform).map_err(named)?;
+        self.unpack(&image, None).await.map_err(|fault| of_image(&reference.to_string(), fault))?;
         self.set_reference(&key.namespace, reference, &image.target, standing)?;
         self.event(key, EventType::Normal, "Imported", format!("{} from {archive}", image.target.digest));
         Ok(())
@@ -301,16 +308,33 @@ impl Engine {
         key: &ResourceKey,
         reference: &Reference,
         options: &PullOptions,
-        declared: Option<crate::plan::Declared>,
-        progress: Progress,
+        declared: Option<Declared>,
     ) -> Result<Image> {
-        let standing = match declared {
-            Some(declared) => {
-                Standing { role: ReferenceRole::Image, source: declared.source, resource: Some(declared.resource) }
-            }
-            None => Standing { role: ReferenceRole::Image, source: Source::Cli, resource: None },
+        let standing = Standing::by_hand(declared, ReferenceRole::Image);
+        self.fetch(key, reference, options, standing).await.inspect_err(|_| self.leave_garbage())
+    }
+
+    /// Brings an image's blobs and names it; nothing is unpacked.
+    pub async fn fetch_by_hand(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        reference: &Reference,
+        options: &PullOptions,
+        declared: Option<Declared>,
+    ) -> Result<Image> {
+        let _lease = self.lease();
+        let (_transfer, progress) = self.transfers.begin(key);
+        let started = std::time::Instant::now();
+        let fetched = match options.all_platforms {
+            true => self.fetch_all(reference, options, &progress).await,
+            false => self.images.pull(reference, options, progress).await.map_err(Fault::from),
         };
-        self.fetch(key, reference, options, standing, Some(progress)).await.inspect_err(|_| self.leave_garbage())
+        let image =
+            fetched.map_err(|fault| of_image(&reference.to_string(), fault)).inspect_err(|_| self.leave_garbage())?;
+        let standing = Standing::by_hand(declared, ReferenceRole::Implied);
+        self.set_reference(&key.namespace, reference, &image.target, standing)?;
+        self.tell_of(key, "Fetched", &image, started);
+        Ok(image)
     }
 
     /// Has a name made by hand point at what another reference points at.
@@ -386,6 +410,22 @@ impl Engine {
         self.store.remove_namespace(name)?;
         self.memory.write().namespaces.remove(name);
         Ok(())
+    }
+}
+
+/// Tells of layers that are being unpacked as of blobs of an image.
+fn unpacking(reference: Reference, progress: Progress) -> impl Fn(&Digest) + Send + Sync + 'static {
+    move |digest| {
+        let (reference, digest) = (reference.clone(), digest.clone());
+        progress(ProgressEvent { reference, digest, size: 0, state: ProgressState::Unpacking });
+    }
+}
+
+/// What went wrong with an image says with which, whatever of it was worked on.
+pub(super) fn of_image(name: &str, fault: Fault) -> Fault {
+    match fault.message.contains(name) {
+        true => fault,
+        false => Fault { message: format!("image {name}: {}", fault.message), ..fault },
     }
 }
 

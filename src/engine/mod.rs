@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{Class, Fault, Result};
-use crate::image::{Images, Progress, RegistryConfig};
+use crate::image::{Images, RegistryConfig};
 use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Action, Source, Step, Target};
@@ -49,7 +49,7 @@ pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
-pub use moving::Incoming;
+pub use moving::{ImportMove, ImportProgress, Incoming};
 pub use observe::Freshness;
 pub use transfers::{Move, Transfers};
 pub use unwanted::GivenUp;
@@ -106,10 +106,9 @@ pub enum Busy {
 pub fn registry_config(config: &Config) -> RegistryConfig {
     let registry = RegistryConfig {
         plain_http_hosts: config.registry.plain_http.clone(),
-        certs_dir: config.registry.certs_dir.clone(),
         concurrency: config.registry.max_concurrent_downloads as usize,
         per_host: config.registry.max_concurrent_downloads_per_host as usize,
-        ..RegistryConfig::default()
+        ..RegistryConfig::with_certs(&config.registry.certs_dir)
     };
     match config.registry.auth_files.as_slice() {
         // Where Podman and Docker look.
@@ -251,7 +250,7 @@ impl Engine {
     }
 
     /// Carries out one step. Idempotent: a step that was carried out before does nothing again.
-    pub async fn execute(self: &Arc<Self>, step: &Step, progress: Option<Progress>) -> Result<()> {
+    pub async fn execute(self: &Arc<Self>, step: &Step) -> Result<()> {
         let _key = self.keys.lock(&step.key).await;
         let busy = match (&step.target, step.action) {
             (_, Action::Remove) => Busy::Removing,
@@ -259,7 +258,7 @@ impl Engine {
             _ => Busy::Working,
         };
         lock_of(&self.busy).insert(step.key.clone(), busy);
-        let result = self.dispatch(step, progress).await;
+        let result = self.dispatch(step).await;
         lock_of(&self.busy).remove(&step.key);
         match &result {
             Ok(()) => {}
@@ -277,14 +276,14 @@ impl Engine {
         result
     }
 
-    async fn dispatch(self: &Arc<Self>, step: &Step, progress: Option<Progress>) -> Result<()> {
+    async fn dispatch(self: &Arc<Self>, step: &Step) -> Result<()> {
         let key = &step.key;
         let source = step.source.clone().unwrap_or(Source::Cli);
         match (&step.target, key.kind) {
             (Some(Target::Registry(resource)), _) => self.set_registry(key, resource, source),
             (Some(Target::Namespace(resource)), _) => self.set_namespace(key, resource, source),
             (Some(Target::Pull { reference, digest, resource }), _) => {
-                self.pull(key, reference, digest.as_ref(), resource.as_ref(), source, progress).await
+                self.pull(key, reference, digest.as_ref(), resource.as_ref(), source).await
             }
             (Some(Target::Import { reference, archive, digest, resource }), _) => {
                 self.import(key, reference, archive, digest, resource, source).await

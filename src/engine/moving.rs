@@ -14,10 +14,12 @@ use tokio::sync::mpsc;
 
 use crate::error::{Class, Fault, Result};
 use crate::image::{
-    Descriptor, Export, ExportOptions, ImageError, Imported, PushOptions, PushProgress, Pushed, RootfsConfig, closure,
+    Counted, Descriptor, Export, ExportOptions, Image, ImageError, Imported, PushOptions, PushProgress, Pushed,
+    Reading, RootfsConfig, closure,
 };
-use crate::oci::{Platform, Reference};
+use crate::oci::{Digest, Platform, Reference};
 
+use super::image::of_image;
 use super::{ContentLease, Engine};
 
 /// Where an archive comes from.
@@ -26,6 +28,58 @@ pub enum Incoming {
     File(PathBuf),
     /// Bytes, as they come. Read once, and kept nowhere but in the content store.
     Bytes(BoxStream<'static, Result<Bytes>>),
+}
+
+/// Something of an import moved on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportMove {
+    /// So much of the archive was read.
+    Archive {
+        /// Bytes, as they come.
+        done: u64,
+        /// In all, where that is known.
+        total: Option<u64>,
+    },
+    /// A file in it is being read.
+    Reading {
+        /// Its name.
+        name: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A file in it was read.
+    Read {
+        /// Its name.
+        name: String,
+        /// Its digest.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+        /// The store had it before.
+        known: bool,
+    },
+    /// A layer is being unpacked.
+    Unpacking {
+        /// Its digest.
+        digest: Digest,
+    },
+}
+
+/// Hears of an import; called from many threads, must not block.
+pub type ImportProgress = Arc<dyn Fn(ImportMove) + Send + Sync>;
+
+impl std::convert::From<Reading<'_>> for ImportMove {
+    fn from(reading: Reading<'_>) -> Self {
+        match reading {
+            Reading::Archive { done, total } => Self::Archive { done, total },
+            Reading::Member { name, done, total } => Self::Reading { name: name.to_owned(), done, total },
+            Reading::Ended { name, digest, size, known } => {
+                Self::Read { name: name.to_owned(), digest: digest.clone(), size, known }
+            }
+        }
+    }
 }
 
 /// Bytes that nobody wants any more are still taken, up to so many: who sends them listens only after that.
@@ -90,23 +144,31 @@ impl Engine {
         archive: Incoming,
         platform: Option<&Platform>,
         all: bool,
+        progress: &ImportProgress,
     ) -> Result<Vec<Imported>> {
         let _lease = self.lease();
         // Those that get no name are nobody's.
         self.leave_garbage();
         let engine = Arc::clone(self);
+        let telling = Arc::clone(progress);
         let imported = self
-            .incoming(archive, move |shown, from| match from {
-                From::File(path) => engine.images.import_file(&path),
-                From::Stream(stream) => engine.images.import(shown, stream),
+            .incoming(archive, move |shown, from| {
+                let tell = |reading: Reading<'_>| telling(reading.into());
+                match from {
+                    From::File(path) => engine.images.import_file_telling(&path, &tell),
+                    From::Stream(stream) => {
+                        engine.images.import_telling(shown, Counted::new(stream, None, &tell), &tell)
+                    }
+                }
             })
             .await?;
         for one in &imported {
             if all {
                 self.must_be_whole(one)?;
             }
-            match (self.images.load_image(&one.target.digest, platform.unwrap_or(&Platform::host())), platform) {
-                (Ok(image), _) => self.unpack(&image, None).await?,
+            let wanted = platform.cloned().unwrap_or_else(Platform::host);
+            match (self.images.load_named(&shown(one), &one.target.digest, &wanted), platform) {
+                (Ok(image), _) => self.unpack_imported(&shown(one), &image, progress).await?,
                 (Err(error), Some(_)) => return Err(error.into()),
                 // An image for another machine is kept, and unpacked nowhere.
                 (Err(_), None) => {}
@@ -115,13 +177,19 @@ impl Engine {
         Ok(imported)
     }
 
+    async fn unpack_imported(self: &Arc<Self>, name: &str, image: &Image, progress: &ImportProgress) -> Result<()> {
+        let telling = Arc::clone(progress);
+        let told = move |digest: &Digest| telling(ImportMove::Unpacking { digest: digest.clone() });
+        self.unpack_telling(image, told).await.map_err(|fault| of_image(name, fault))
+    }
+
     fn must_be_whole(&self, image: &Imported) -> Result<()> {
         let found = closure::of(self.images.store(), &image.target)?;
         if found.missing.is_empty() {
             return Ok(());
         }
         let missing = found.missing.iter().map(ToString::to_string).collect();
-        Err(ImageError::NotPresent { image: image.target.digest.clone(), missing }.into())
+        Err(ImageError::NotPresent { image: shown(image), missing }.into())
     }
 
     /// Imports a root file system as an image, and unpacks it if it is for this machine.
@@ -129,22 +197,31 @@ impl Engine {
         self: &Arc<Self>,
         archive: Incoming,
         config: RootfsConfig,
+        name: &Reference,
+        progress: &ImportProgress,
     ) -> Result<Descriptor> {
         let _lease = self.lease();
         let engine = Arc::clone(self);
         let platform = config.platform.clone();
+        let telling = Arc::clone(progress);
         let target = self
-            .incoming(archive, move |shown, from| match from {
-                From::File(path) => {
-                    let file = std::fs::File::open(&path)
-                        .map_err(|error| ImageError::io(format!("open {}", path.display()), error))?;
-                    engine.images.import_rootfs(shown, file, &config)
+            .incoming(archive, move |shown, from| {
+                let tell = |reading: Reading<'_>| telling(reading.into());
+                match from {
+                    From::File(path) => {
+                        let failed = |error| ImageError::io(format!("open {}", path.display()), error);
+                        let file = std::fs::File::open(&path).map_err(failed)?;
+                        let size = file.metadata().ok().map(|metadata| metadata.len());
+                        engine.images.import_rootfs(shown, Counted::new(file, size, &tell), &config)
+                    }
+                    From::Stream(stream) => {
+                        engine.images.import_rootfs(shown, Counted::new(stream, None, &tell), &config)
+                    }
                 }
-                From::Stream(stream) => engine.images.import_rootfs(shown, stream, &config),
             })
             .await?;
         let image = self.images.load_image(&target.digest, &platform)?;
-        self.unpack(&image, None).await?;
+        self.unpack_imported(&name.to_string(), &image, progress).await?;
         Ok(target)
     }
 
@@ -184,6 +261,12 @@ impl Engine {
 async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Fault::new(Class::Bug, format!("{what}: {error}"))))
+}
+
+/// What people know an image of an archive by.
+fn shown(image: &Imported) -> String {
+    let name = image.reference.as_ref().map(ToString::to_string).or_else(|| image.name.clone());
+    name.unwrap_or_else(|| image.target.digest.to_string())
 }
 
 /// What is read.

@@ -82,7 +82,8 @@ impl Engine {
         }
         let _lease = self.lease();
         self.hold(digest);
-        let image = self.images.whole(digest, platform).map_err(Fault::from)?;
+        let image = self.images.whole(digest, platform);
+        let image = image.map_err(|error| self.images.explain(error, name, digest, platform))?;
         if !self.snapshots.is_unpacked(&image) {
             self.unpack(&image, None).await?;
         }

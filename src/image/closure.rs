@@ -135,7 +135,7 @@ impl Images {
     /// it is here, the image of one platform goes by itself.
     pub fn for_push(&self, name: &str, target: &Descriptor, part: &Part) -> Result<Closure, ImageError> {
         let whole = match part {
-            Part::Platform(platform) => return self.one(target, platform),
+            Part::Platform(platform) => return self.one(name, target, platform),
             Part::Here | Part::All => of(self.store(), target)?,
         };
         if whole.missing.is_empty() {
@@ -144,8 +144,8 @@ impl Images {
         let here = self.platforms(&target.digest);
         let own = here.iter().find(|p| index::distance(&Platform::host(), p) == Some(0));
         match (part, here.as_slice(), own) {
-            (_, [], _) => Err(not_present(&whole)),
-            (Part::Here, [only], _) | (Part::Here, _, Some(only)) => self.one(target, only),
+            (_, [], _) => Err(not_present(&whole).named(name)),
+            (Part::Here, [only], _) | (Part::Here, _, Some(only)) => self.one(name, target, only),
             _ => Err(ImageError::Partial { image: name.to_owned(), here }),
         }
     }
@@ -154,11 +154,11 @@ impl Images {
     /// images are not here.
     pub fn for_archive(&self, name: &str, target: &Descriptor, part: &Part) -> Result<Closure, ImageError> {
         if let Part::Platform(platform) = part {
-            return self.one(target, platform);
+            return self.one(name, target, platform);
         }
         let found = of(self.store(), target)?;
         if self.platforms(&target.digest).is_empty() {
-            return Err(not_present(&found));
+            return Err(not_present(&found).named(name));
         }
         if *part == Part::All && !found.missing.is_empty() {
             return Err(ImageError::Partial { image: name.to_owned(), here: self.platforms(&target.digest) });
@@ -166,14 +166,14 @@ impl Images {
         Ok(found)
     }
 
-    fn one(&self, target: &Descriptor, platform: &Platform) -> Result<Closure, ImageError> {
-        let manifest = self.load_image(&target.digest, platform)?.manifest;
+    fn one(&self, name: &str, target: &Descriptor, platform: &Platform) -> Result<Closure, ImageError> {
+        let manifest = self.load_named(name, &target.digest, platform)?.manifest;
         let found = of(self.store(), &manifest)?;
-        if found.missing.is_empty() { Ok(found) } else { Err(not_present(&found)) }
+        if found.missing.is_empty() { Ok(found) } else { Err(not_present(&found).named(name)) }
     }
 }
 
 fn not_present(found: &Closure) -> ImageError {
     let missing = found.missing.iter().map(ToString::to_string).collect();
-    ImageError::NotPresent { image: found.root.digest.clone(), missing }
+    ImageError::NotPresent { image: found.root.digest.to_string(), missing }
 }

@@ -1,12 +1,16 @@
 //! What can go wrong with images, each naming its object, the cause and the next step.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Class, Fault};
 use crate::oci::{Digest, Platform};
+
+/// What to do about a full disk.
+pub(crate) const MAKE_ROOM: &str =
+    "free space there, and try again; `bayplan image prune --all --dry-run` shows what images could give";
 
 /// A failure of the image side. Cheap to clone: one fetch may fail for several waiting pulls.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,6 +22,12 @@ pub enum ImageError {
         what: String,
         /// What the kernel said.
         source: Arc<io::Error>,
+    },
+    /// The disk is full.
+    #[error("no space left on the file system of {}", .path.display())]
+    Full {
+        /// The directory that was written to.
+        path: PathBuf,
     },
     /// A registry did not give what was asked for.
     #[error("image {reference}: {host} {why}{}", told(.before))]
@@ -34,8 +44,8 @@ pub enum ImageError {
     /// Blobs of an image are not in the content store.
     #[error("image {image} is not whole on this node: {} missing", .missing.join(", "))]
     NotPresent {
-        /// The image's target.
-        image: Digest,
+        /// Its reference where that is known, else its target's digest.
+        image: String,
         /// Digests that are not there.
         missing: Vec<String>,
     },
@@ -92,6 +102,16 @@ pub enum ImageError {
         wanted: Platform,
         /// What the index offers.
         offered: Vec<Platform>,
+    },
+    /// An index names it, and it is not here.
+    #[error("image {image} is here for {}, and not for {wanted}", listed(.here))]
+    Absent {
+        /// Its reference.
+        image: String,
+        /// The platform asked for.
+        wanted: Platform,
+        /// Platforms whose images are whole here.
+        here: Vec<Platform>,
     },
     /// Of several platforms that an index names, not all are here.
     #[error("image {image} is here for {} only, and its index names others", listed(.here))]
@@ -250,7 +270,12 @@ impl ImageError {
 
     /// For `map_err` on an operation on one path.
     pub(crate) fn at<'a>(verb: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
-        move |source| Self::io(format!("{verb} {}", path.display()), source)
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path: path.parent().unwrap_or(path).into() }
+            }
+            _ => Self::io(format!("{verb} {}", path.display()), source),
+        }
     }
 
     /// What a registry did about a reference; `host` is the one that the reference names.
@@ -277,6 +302,17 @@ impl ImageError {
         }
     }
 
+    /// The same failure of an image that is known by a better name than its digest.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        match &mut self {
+            Self::NotPresent { image, .. } | Self::Platform { image, .. } if image.starts_with("sha256:") => {
+                name.clone_into(image);
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// Whether other credentials or another host could have succeeded.
     pub(crate) fn is_registry(&self) -> bool {
         matches!(self, Self::Registry { .. })
@@ -284,8 +320,9 @@ impl ImageError {
 
     fn class_and_help(&self) -> (Class, Option<String>) {
         match self {
+            Self::Full { .. } => (Class::Runtime, Some(MAKE_ROOM.into())),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                (Class::Runtime, Some("free space on that file system; blobs that have come whole are kept".into()))
+                (Class::Runtime, Some(MAKE_ROOM.into()))
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => (Class::NotFound, None),
             Self::Io { .. } => (Class::Runtime, None),
@@ -336,6 +373,10 @@ impl ImageError {
             Self::Platform { .. } => {
                 (Class::NotFound, Some("choose one of them with --platform, or another image".into()))
             }
+            Self::Absent { image, wanted, .. } => (
+                Class::NotFound,
+                Some(format!("bring it: bayplan pull --platform {wanted} {image}; or choose one that is here")),
+            ),
             Self::Partial { image, .. } => (
                 Class::Refused,
                 Some(format!("choose one with --platform, or bring the others: bayplan pull --all-platforms {image}")),

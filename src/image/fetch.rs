@@ -241,6 +241,8 @@ impl Fetcher {
     ) -> Result<(), ImageError> {
         let mut sent = ingest.written();
         let mut report = Throttle::new(progress);
+        // Where it begins: who shows a speed counts from there.
+        report.now(sent);
         let (chunks, writer) = write_behind(ingest, descriptor.clone(), Arc::clone(flow));
         let mut tries = session.tries();
         while sent < descriptor.size {

@@ -84,7 +84,7 @@ impl Following {
                 Some(Err(error)) => return Err(error),
                 Some(Ok(())) => {
                     let missing = vec![digest.to_string()];
-                    return Err(ImageError::NotPresent { image: digest.clone(), missing });
+                    return Err(ImageError::NotPresent { image: digest.to_string(), missing });
                 }
                 None => {}
             }

@@ -11,10 +11,6 @@ use sha2::{Digest as _, Sha256};
 use super::error::ImageError;
 use super::store::ContentStore;
 use crate::oci::Digest;
-use crate::writeback;
-
-/// After so many bytes more the kernel is to begin to write them.
-const STEP: u64 = 4 << 20;
 
 /// A blob being written. Its file is locked as long as this lives, which tells a sweep that it is in use.
 /// Dropped without [`Ingest::commit`], an anonymous one disappears and one with a known digest stays, to
@@ -26,8 +22,6 @@ pub struct Ingest {
     file: File,
     hasher: Sha256,
     written: u64,
-    /// Bytes that are on their way to the disk.
-    begun: u64,
     keep: bool,
     placed: bool,
 }
@@ -74,7 +68,7 @@ impl Ingest {
     }
 
     fn over(store: &ContentStore, path: PathBuf, file: File, keep: bool) -> Self {
-        Self { store: store.clone(), path, file, hasher: Sha256::new(), written: 0, begun: 0, keep, placed: false }
+        Self { store: store.clone(), path, file, hasher: Sha256::new(), written: 0, keep, placed: false }
     }
 
     /// Hashes what is there already.
@@ -109,10 +103,6 @@ impl Ingest {
         self.file.write_all(bytes).inspect_err(|_| self.keep = false).map_err(ImageError::at("write", &self.path))?;
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
-        if self.written - self.begun >= STEP {
-            writeback::begin(&self.file, self.begun, self.written - self.begun);
-            self.begun = self.written;
-        }
         Ok(())
     }
 
@@ -121,7 +111,7 @@ impl Ingest {
         use std::io::Seek;
         self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(ImageError::at("truncate", &self.path))?;
         self.hasher = Sha256::new();
-        (self.written, self.begun) = (0, 0);
+        self.written = 0;
         Ok(())
     }
 

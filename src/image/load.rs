@@ -70,7 +70,7 @@ pub(super) fn assemble(
         .map(|d| d.digest.to_string())
         .collect();
     if !missing.is_empty() {
-        return Err(ImageError::NotPresent { image: target.digest, missing });
+        return Err(ImageError::NotPresent { image: target.digest.to_string(), missing });
     }
     describe(store, target, manifest, config, layers, wanted)
 }
@@ -110,6 +110,21 @@ impl Images {
         Ok(image)
     }
 
+    /// The same, of an image that people know by a name.
+    pub fn load_named(&self, name: &str, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        self.load_image(target, platform).map_err(|error| self.explain(error, name, target, platform))
+    }
+
+    /// Why an image that people know by a name is not here for a platform.
+    pub fn explain(&self, error: ImageError, name: &str, target: &Digest, platform: &Platform) -> ImageError {
+        match (error, self.platforms(target)) {
+            (ImageError::NotPresent { .. }, here) if !here.is_empty() && !here.contains(platform) => {
+                ImageError::Absent { image: name.to_owned(), wanted: platform.clone(), here }
+            }
+            (error, _) => error.named(name),
+        }
+    }
+
     /// The same, looked at now whatever is remembered.
     pub fn whole(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
         self.find(target, platform)
@@ -122,7 +137,7 @@ impl Images {
     fn find(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
         let store = self.store();
         if !store.has(target) {
-            return Err(ImageError::NotPresent { image: target.clone(), missing: vec![target.to_string()] });
+            return Err(ImageError::NotPresent { image: target.to_string(), missing: vec![target.to_string()] });
         }
         let (top, document) = stored(store, target)?;
         let mut offered = Vec::new();
@@ -156,7 +171,7 @@ impl Images {
         if missing.is_empty() {
             Err(ImageError::Platform { image: target.to_string(), wanted: platform.clone(), offered })
         } else {
-            Err(ImageError::NotPresent { image: target.clone(), missing })
+            Err(ImageError::NotPresent { image: target.to_string(), missing })
         }
     }
 

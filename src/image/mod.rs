@@ -10,7 +10,8 @@
 //! | [`registry`] | the distribution protocol |
 //! | [`fetch`], [`stream`], [`follow`], [`pull`] | blobs and images from registries |
 //! | [`document`], [`index`] | manifests, indexes, configurations: pure |
-//! | [`archive`], [`rootfs`], [`tar`], [`compression`] | images from files and into them, and the formats they and layers are in |
+//! | [`archive`], [`rootfs`], [`spool`], [`reading`] | images from files and into them |
+//! | [`tar`], [`compression`] | the formats that archives and layers are in |
 //! | [`push`], [`closure`] | images to registries, and what moves with an image |
 //! | [`load`], [`check`] | images that are here, and whether they are whole |
 //! | [`gc`], [`lease`] | blobs nobody needs, and those that work under way needs |
@@ -33,8 +34,10 @@ mod progress;
 mod pull;
 mod pull_all;
 pub mod push;
+mod reading;
 pub mod registry;
 mod rootfs;
+mod spool;
 pub mod store;
 mod stream;
 pub mod tar;
@@ -50,6 +53,7 @@ pub use check::{BlobFault, Part as CheckedPart, Verdicts};
 pub use closure::Part;
 pub use compression::Packing;
 pub use descriptor::{Descriptor, Image, Layer};
+pub(crate) use error::MAKE_ROOM;
 pub use error::{ImageError, RegistryFailure};
 pub use follow::{Following, Packed};
 pub use gc::{GcReport, Sweep};
@@ -57,6 +61,7 @@ pub use lease::{Lease, Leases};
 pub use progress::{Progress, ProgressEvent, ProgressState, silent};
 pub use pull::Pull;
 pub use push::{PushOptions, PushProgress, PushState, Pushed};
+pub use reading::{Counted, Reading, Telling};
 pub use registry::declared::{DeclaredCapabilities, DeclaredHost, DeclaredRegistry};
 pub use registry::{OnWait, PullOptions, PullSecret, RegistryConfig, Sent, Timeouts, Wait};
 pub use rootfs::RootfsConfig;

@@ -73,6 +73,7 @@ impl Images {
         let store = self.store().clone();
         let image = fetch::joined(tokio::task::spawn_blocking(move || {
             super::load::describe(&store, target, manifest, config, layers, Some(&platform))
+                .map_err(|error| error.named(&name))
         }))
         .await?;
         let images = self.clone();

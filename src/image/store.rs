@@ -190,7 +190,9 @@ impl ContentStore {
                 file.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok()).unwrap_or_default();
             let resumable = entry.file_name().len() == 64;
             // Nobody takes up the others; who makes one notices when it goes before it is locked.
-            if (!resumable || age >= kept) && fs::remove_file(&path).is_ok() {
+            let is_directory = file.metadata().is_ok_and(|m| m.is_dir());
+            let remove = || if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if (!resumable || age >= kept) && remove().is_ok() {
                 removed += 1;
             }
         }

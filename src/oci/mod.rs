@@ -7,6 +7,6 @@ mod digest;
 mod platform;
 mod reference;
 
-pub use digest::{Digest, DigestError};
+pub use digest::{Digest, DigestError, DigestPrefix, DigestPrefixError};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};

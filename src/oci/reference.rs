@@ -28,7 +28,7 @@ const MAX_NAME: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// A Docker-style short name.
-    #[error("{given:?} names no registry host; write {suggestion}")]
+    #[error("{given:?} names no registry host")]
     Short {
         /// What was written.
         given: String,

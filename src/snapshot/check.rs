@@ -7,6 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Snapshots;
 use super::chain::chain_id;
+use super::compare::Difference;
 use super::error::SnapshotError;
 use super::unpack::Unused;
 use crate::oci::Digest;
@@ -22,6 +23,10 @@ pub enum SnapshotFault {
     Record(String),
     /// The snapshot below it is not there.
     NoParent(Digest),
+    /// Its files are not as its blob has them.
+    Files(Vec<Difference>),
+    /// Its files could not be compared with its blob.
+    Uncompared(String),
 }
 
 /// A snapshot that is not as it should be.
@@ -41,7 +46,7 @@ impl Snapshots {
         self.inner.store.find(chain).is_some_and(|fs| fs.is_dir())
     }
 
-    /// Looks at every name, directory and record. Blocking. Reads no layer's files.
+    /// Looks at every name, directory and record. Blocking. [`Snapshots::compare`] looks at a layer's files.
     pub fn check(&self) -> Result<Vec<SnapshotFinding>, SnapshotError> {
         let store = &self.inner.store;
         // A collection takes a name and its directory away in one breath, under the other half of this lock.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Class, Fault};
-use crate::image::ImageError;
+use crate::image::{ImageError, MAKE_ROOM};
 use crate::oci::Digest;
 
 /// A failure of the snapshot side.
@@ -98,9 +98,7 @@ impl From<SnapshotError> for Fault {
         let message = error.to_string();
         let full = matches!(&error, SnapshotError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
         match error {
-            SnapshotError::Io { .. } if full => {
-                Fault::new(Class::Runtime, message).help("free space on that file system")
-            }
+            SnapshotError::Io { .. } if full => Fault::new(Class::Runtime, message).help(MAKE_ROOM),
             SnapshotError::Io { .. } => Fault::new(Class::Runtime, message),
             SnapshotError::Source { source, .. } => {
                 let inner = Fault::from(*source);

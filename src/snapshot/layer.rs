@@ -18,10 +18,10 @@ use rustix::io::Errno;
 
 use super::beneath::{DIRECTORY, Directories, split};
 use super::error::SnapshotError;
+use super::writeback::Writeback;
 use super::{implied, remove, xattr};
 use crate::image::tar::{Entry, Kind, Reader};
 use crate::oci::Digest;
-use crate::writeback::Writeback;
 
 /// Runs of zeros of at least so many bytes become holes.
 const HOLE: usize = 64 << 10;
@@ -84,7 +84,7 @@ struct Applier<'a> {
     skipped: u64,
     /// Bytes that one file may have, holes included.
     limit: u64,
-    /// Where a file goes when it is made.
+    /// Is told of every file.
     writeback: &'a Writeback,
 }
 
@@ -284,7 +284,7 @@ impl Applier<'_> {
             describe(&file, entry)?;
         }
         futimens(&file, &times(entry))?;
-        self.writeback.give(file, entry.size);
+        self.writeback.wrote(entry.size);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod ahead;
 mod beneath;
 mod chain;
 mod check;
+mod compare;
 mod error;
 mod gc;
 mod implied;
@@ -31,6 +32,7 @@ mod tests;
 mod unpack;
 mod usage;
 pub mod view;
+mod writeback;
 mod xattr;
 
 use std::path::Path;
@@ -41,6 +43,7 @@ use crate::oci::Digest;
 
 pub use chain::{chain_id, chain_ids};
 pub use check::{SnapshotFault, SnapshotFinding};
+pub use compare::{Difference, NAMED};
 pub use error::SnapshotError;
 pub use gc::{GcReport, Snapshot};
 pub use mounts::RootMount;

@@ -10,12 +10,13 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::ahead::Ahead;
 use super::chain::chain_ids;
+use super::compare::Difference;
 use super::error::SnapshotError;
 use super::store::{Draft, Record};
-use super::{Snapshots, implied, layer};
+use super::writeback::Writeback;
+use super::{Snapshots, compare, implied, layer};
 use crate::image::{ContentStore, Following, Image, ImageError, Layer, Packed, compression};
 use crate::oci::Digest;
-use crate::writeback::Writeback;
 
 /// Where the packed bytes of layers come from: the store, or a download that is still under way.
 pub trait LayerSource: Sync {
@@ -224,6 +225,26 @@ impl Snapshots {
         self.publish(chains, &mut ready, &mut claims)
     }
 
+    /// What of an unpacked layer is not as its blob says: the blob is unpacked once more, aside, and the two are
+    /// compared. Blocking. The blob must be whole. Nothing differs of one that is not unpacked, or goes meanwhile.
+    pub fn compare(&self, image: &Image, at: usize, store: &ContentStore) -> Result<Vec<Difference>, SnapshotError> {
+        let chains = chain_ids(&image.layers);
+        // A clock that file systems read is some milliseconds behind.
+        let since = jiff::Timestamp::now().as_second() - 1;
+        let mut applied = self.apply_all(image, &chains, &[at], store, &|_| {})?;
+        let Some(Applied { draft, mut implied }) = applied.remove(&at) else { return Ok(Vec::new()) };
+        let aside = draft.fs();
+        let failed = |error| SnapshotError::io(format!("compare {}", aside.display()), error);
+        let root = open_root(&aside)?;
+        let below: Vec<PathBuf> = chains[..at].iter().rev().filter_map(|chain| self.inner.store.find(chain)).collect();
+        implied::settle(&root, &mut implied, &below).map_err(failed)?;
+        let Some(fs) = self.inner.store.find(&chains[at]) else { return Ok(Vec::new()) };
+        match open_root(&fs).and_then(|fs| compare::trees(root, fs, since).map_err(failed)) {
+            _ if self.inner.store.find(&chains[at]).is_none() => Ok(Vec::new()),
+            result => result,
+        }
+    }
+
     fn publish(
         &self,
         chains: &[Digest],
@@ -256,7 +277,7 @@ impl Snapshots {
         order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].descriptor.size));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(order.len());
         let next = AtomicUsize::new(0);
-        let writeback = Writeback::start().map_err(|e| SnapshotError::io("start a thread", e))?;
+        let writeback = self.inner.store.writeback()?;
         let results: Mutex<Vec<(usize, Result<Applied, SnapshotError>)>> = Mutex::default();
         let work = || {
             if let Err(error) = own_umask() {

@@ -237,3 +237,48 @@ fn what_the_daemon_pulls_is_seen_by_whoever_waits_and_in_listings() {
     assert!(after["status"].get("progress").is_none(), "{after}");
     node.close();
 }
+
+#[test]
+fn archives_and_pushes_say_what_became_of_each_blob() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let image = heavy(5);
+    let archive = node.dir().join("heavy.tar");
+    image.oci_archive(&archive, Some("registry.local/lab/heavy:5"));
+    let file = archive.to_str().unwrap().to_owned();
+    let target = registry.reference("lab/heavy:5");
+    for with_daemon in [false, true] {
+        if with_daemon {
+            node.start_daemon();
+        }
+        let loaded = node.bayplan(&["load", &file]).ok();
+        assert!(loaded.stdout.starts_with("registry.local/lab/heavy:5  sha256:"), "{}", loaded.stdout);
+        for layer in image.layer_blobs() {
+            let lines: Vec<&str> = loaded.stderr.lines().filter(|line| line.contains(&layer[..12])).collect();
+            assert!(
+                matches!(lines[..], [line] if line.starts_with("heavy.tar: ") && line.ends_with(" MB")),
+                "{lines:?}"
+            );
+        }
+        let again = node.bayplan(&["load", &file]).ok();
+        let layer = image.layer_blobs()[1][..12].to_owned();
+        assert!(again.stderr.contains(&format!("heavy.tar: {layer} was here")), "{}", again.stderr);
+
+        let told = node.bayplan(&["load", "--progress", "json", &file]).ok();
+        let events: Vec<Value> = told.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let size = std::fs::metadata(&archive).unwrap().len();
+        let last = events.iter().rfind(|event| event["event"] == "archive").unwrap();
+        assert_eq!((last["done"].as_u64(), last["total"].as_u64()), (Some(size), Some(size)), "{events:?}");
+
+        let name = format!("{target}-{with_daemon}");
+        let pushed = node.bayplan(&["push", "registry.local/lab/heavy:5", &name]).ok();
+        let how = if with_daemon { "was there" } else { "4.4 MB sent" };
+        assert!(pushed.stderr.contains(&format!("{name}: {layer} {how}")), "{}", pushed.stderr);
+        let told =
+            node.bayplan(&["push", "--progress", "json", "registry.local/lab/heavy:5", &format!("{name}-2")]).ok();
+        let last: Value = serde_json::from_str(told.stderr.lines().last().unwrap()).unwrap();
+        assert_eq!((&last["reference"], &last["state"]), (&Value::from(format!("{name}-2")), &Value::from("sent")));
+        node.bayplan(&["rmi", "registry.local/lab/heavy:5"]).ok();
+    }
+    node.close();
+}

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bayplan::oci::Digest;
 use serde_json::Value;
 
 use crate::image::Image;
@@ -22,7 +23,9 @@ fn blob(node: &TestNode, hex: &str) -> PathBuf {
 }
 
 fn list(run: &Run) -> Vec<Value> {
-    run.json().as_array().unwrap().clone()
+    let list = run.json();
+    assert_eq!(list["kind"], "List", "{list}");
+    list["items"].as_array().unwrap().clone()
 }
 
 fn references(node: &TestNode) -> Vec<String> {
@@ -95,6 +98,37 @@ fn what_is_wrong_is_found_and_repaired() {
         run.stderr
     );
     node.bayplan(&["load", archive.to_str().unwrap()]).ok();
+    node.bayplan(&["image", "check"]).ok();
+    node.close();
+}
+
+#[test]
+fn files_of_an_unpacked_layer_are_held_against_its_blob() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let reference = registry.push(&sleeper().layer(|layer| layer.file("etc/motd", 0o644, b"hello")), "lab/files:1");
+    node.bayplan(&["pull", &reference]).ok();
+    let snapshots = node.root().join("snapshots/l");
+    let motd = || {
+        let layers = fs::read_dir(&snapshots).unwrap();
+        let paths = layers.map(|entry| entry.unwrap().path().join("fs/etc/motd"));
+        paths.into_iter().find(|path| path.exists())
+    };
+    fs::write(motd().unwrap(), "h").unwrap();
+    let said = node.bayplan(&["image", "check", &reference]).exits(1);
+    assert!(said.stderr.contains("etc/motd has 1 bytes, not 5"), "{}\n{}", said.stdout, said.stderr);
+    node.bayplan(&["image", "check", "--repair"]).ok();
+    assert_eq!(fs::read(motd().unwrap()).unwrap(), b"hello");
+
+    // Nothing is pulled away from beneath a container that runs.
+    node.start_daemon();
+    node.bayplan(&["run", "-d", &reference, "c"]).ok();
+    fs::remove_file(motd().unwrap()).unwrap();
+    node.bayplan(&["image", "check", "--repair"]).exits(1).says("container default/c runs on it");
+    node.running("default", "c");
+    node.bayplan(&["rm", "-f", "c"]).ok();
+    assert!(node.bayplan(&["image", "check", "--repair"]).ok().stdout.contains("repaired"));
+    assert_eq!(fs::read(motd().unwrap()).unwrap(), b"hello");
     node.bayplan(&["image", "check"]).ok();
     node.close();
 }
@@ -327,5 +361,63 @@ fn collection_beside_pulls_and_removals_breaks_nothing() {
     assert_eq!(fs::read_dir(node.root().join("snapshots/l")).unwrap().count(), 5);
     node.bayplan(&["image", "check"]).ok();
     node.bayplan(&["rm", "-f", "user"]).ok();
+    node.close();
+}
+
+#[test]
+fn blobs_are_fetched_read_and_removed_by_hand() {
+    for with_daemon in [false, true] {
+        let registry = TestRegistry::new();
+        let mut node = TestNode::new();
+        let image = sleeper().noise(200_000, 1);
+        let reference = registry.push(&image, "lab/box:1");
+        let layer = image.layer_blobs().pop().unwrap();
+        if with_daemon {
+            node.start_daemon();
+        }
+        let said = node.bayplan(&["content", "fetch", &reference]).ok();
+        assert!(said.stderr.contains(&format!("{reference}: {} ", &layer[..12])), "{}", said.stderr);
+        let shown = |node: &TestNode| node.get("images")[0]["status"]["unpacked"].clone();
+        assert_eq!((shown(&node), fs::read_dir(node.root().join("snapshots/l")).unwrap().count()), (false.into(), 0));
+        node.bayplan(&["image", "check"]).ok();
+
+        let got = node.command(&["content", "get", &format!("sha256:{}", &layer[..7])]).output().unwrap();
+        assert!(got.status.success() && Digest::of(&got.stdout).hex() == layer);
+        node.bayplan(&["content", "get", &layer[..6]]).exits(2).says("at least 7");
+        node.bayplan(&["content", "rm", &layer]).exits(5).says(&format!("needed by default/{reference}"));
+        node.bayplan(&["content", "rm", "-f", &layer[..12], "0123456"])
+            .exits(4)
+            .says(&format!("not whole without it: default/{reference}"))
+            .says("0123456 is not in the store");
+        node.bayplan(&["content", "get", &layer]).exits(4);
+        node.bayplan(&["image", "check"]).exits(1);
+
+        // What is missing is fetched, and nothing else; and what was fetched is unpacked by whoever needs it.
+        node.bayplan(&["content", "fetch", &reference]).ok();
+        assert_eq!(registry.fetches(&layer), 2);
+        node.bayplan(&["run", "--rm", &reference, "x", "true"]).ok();
+        assert!(image.layer_blobs().iter().map(|blob| registry.fetches(blob)).sum::<usize>() == 3, "all was here");
+        // What nobody ever declared goes like what was pulled by hand.
+        node.bayplan(&["image", "prune", "--all", "--yes"]).ok();
+        assert_eq!(references(&node), [""; 0]);
+        node.close();
+    }
+}
+
+#[test]
+fn a_rotten_blob_is_told_at_its_end() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let image = sleeper().noise(2_000_000, 1);
+    let reference = registry.push(&image, "lab/box:1");
+    node.bayplan(&["content", "fetch", &reference]).ok();
+    let layer = image.layer_blobs().pop().unwrap();
+    let mut bytes = fs::read(blob(&node, &layer)).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(blob(&node, &layer), bytes).unwrap();
+    node.bayplan(&["content", "get", &layer]).exits(1).says("is corrupt");
+    node.start_daemon();
+    node.bayplan(&["content", "get", &layer]).exits(1).says("is corrupt");
+    node.bayplan(&["content", "rm", "-f", &layer]).ok();
     node.close();
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ImageDetails, Item};
+use super::{ImageDetails, Item, Transfer};
 use crate::manifest::{ContainerSpec, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::shim::protocol::Exit;
@@ -25,6 +25,9 @@ pub struct PullRequest {
     /// The images of every platform, and what is attached to them.
     #[serde(default)]
     pub all_platforms: bool,
+    /// Brings the blobs and names the image; nothing is unpacked before a container needs it.
+    #[serde(default)]
+    pub blobs_only: bool,
     /// Plain HTTP, also for a host that is not loopback.
     #[serde(default)]
     pub plain_http: bool,
@@ -81,6 +84,9 @@ pub enum PullEvent {
         done: u64,
         /// Bytes in all; 0 where they are not known.
         total: u64,
+        /// Bytes of it came over the wire; of a blob that was here, none.
+        #[serde(default)]
+        fetched: bool,
     },
     /// The last event: the image is here and unpacked.
     Pulled {
@@ -182,6 +188,59 @@ pub struct LoadedImage {
     pub reference: Option<Reference>,
     /// What it points at.
     pub digest: Digest,
+}
+
+/// What happens while an archive is imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum LoadEvent {
+    /// So much of the archive was read.
+    Archive {
+        /// Bytes, as they come.
+        done: u64,
+        /// In all; absent where that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+    },
+    /// A file of the archive moves on. Not every byte is told.
+    Blob(LoadedBlob),
+    /// The last event: what it held is here, and unpacked where it is for this machine.
+    Loaded {
+        /// Its images, each by each of its names.
+        images: Vec<LoadedImage>,
+    },
+}
+
+/// Where a file of an archive is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadedBlob {
+    /// Its name in the archive; absent for one that is in the store and not in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its digest, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// What is done with it.
+    pub state: LoadState,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What is done with a file of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadState {
+    /// It is being read.
+    Reading,
+    /// It was read.
+    Read,
+    /// It was read, and was in the store before.
+    Existed,
+    /// It is a layer that is being unpacked.
+    Unpacking,
 }
 
 /// Makes a container by hand.
@@ -320,6 +379,19 @@ pub struct WaitExitRequest {
     pub removed: bool,
 }
 
+/// What happens while a container is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum CreateEvent {
+    /// A blob of its image moves on. Not every byte is told.
+    Progress {
+        /// Where it is.
+        transfer: Transfer,
+    },
+    /// The last event: it is made, and started if that was asked for.
+    Created(Created),
+}
+
 /// An exit that was waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -340,9 +412,12 @@ pub struct Inspection {
     /// What the database holds.
     #[serde(default)]
     pub record: Value,
-    /// The OCI runtime spec in force (container), or the image's configuration (image).
-    #[serde(default)]
+    /// The OCI runtime spec in force; containers only.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub runtime_spec: Value,
+    /// The OCI image configuration; images and tags only.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub config: Value,
     /// What an image is made of; absent for other kinds, and while it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageDetails>,

@@ -32,6 +32,9 @@ pub struct Transfer {
     pub done: u64,
     /// Bytes in all.
     pub total: u64,
+    /// Bytes of it came over the wire; of a blob that was here, none.
+    #[serde(default)]
+    pub fetched: bool,
 }
 
 /// How far an image is; absent where nothing is on its way.

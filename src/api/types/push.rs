@@ -48,19 +48,7 @@ pub struct PushRequest {
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum PushEvent {
     /// A blob or a manifest moves on. Not every byte is told.
-    Blob {
-        /// Which.
-        digest: Digest,
-        /// What is done with it.
-        state: SendState,
-        /// Bytes on their way.
-        done: u64,
-        /// Bytes in all.
-        total: u64,
-        /// The repository that it was mounted from.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        from: Option<String>,
-    },
+    Blob(PushedBlob),
     /// The last event: the name points at the image.
     Pushed {
         /// The name.
@@ -77,6 +65,23 @@ pub enum PushEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         part_of: Option<Digest>,
     },
+}
+
+/// Where a blob or a manifest of a push is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushedBlob {
+    /// Which.
+    pub digest: Digest,
+    /// What is done with it.
+    pub state: SendState,
+    /// Bytes on their way.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// The repository that it was mounted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// What is done with a blob that is pushed.

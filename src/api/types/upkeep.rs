@@ -351,18 +351,3 @@ pub struct SnapshotInfo {
     /// Images or containers that need it, as `NAMESPACE/NAME`.
     pub used_by: Vec<String>,
 }
-
-/// A blob, for people who look inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BlobInfo {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its bytes.
-    pub size: u64,
-    /// When it came, or was last asked for.
-    #[serde(default)]
-    pub touched: Option<Timestamp>,
-    /// References that reach it, as `NAMESPACE/REFERENCE`.
-    pub used_by: Vec<String>,
-}

@@ -1,14 +1,13 @@
-//! Images on their way → lines. Pure: the time and the size of the terminal are given.
+//! What moves → lines. Pure: the time and the size of the terminal are given.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::api::{BlobState, Portion, Transfer};
+use super::{Moved, Stage, Way};
+use crate::api::Portion;
 use crate::cli::render::{Paint, size};
-use crate::manifest::ResourceKey;
-use crate::oci::Digest;
 
 /// The span that a rate is measured over.
 const SPAN: Duration = Duration::from_secs(4);
@@ -17,158 +16,181 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// The widest bar, in columns.
 const BAR: usize = 30;
 
-/// Every image on its way, in the order in which they were first heard of.
+/// All that moves, in the order in which it was first heard of.
 #[derive(Default)]
 pub(super) struct Board {
-    images: Vec<Image>,
+    wholes: Vec<Whole>,
 }
 
-struct Image {
-    key: ResourceKey,
-    blobs: Vec<Blob>,
-    /// Bytes here at moments of the last few seconds.
+/// An image or an archive.
+struct Whole {
+    name: String,
+    parts: Vec<Part>,
+    /// How far all of it is, where that is not the sum of its parts. A total of 0 is not known.
+    portion: Option<Portion>,
+    /// Bytes that moved, at moments of the last few seconds.
     samples: VecDeque<(Duration, u64)>,
 }
 
-struct Blob {
-    digest: Digest,
-    state: BlobState,
+struct Part {
+    name: String,
+    stage: Stage,
     done: u64,
     total: u64,
-    /// Bytes of it came over the wire.
-    fetched: bool,
+    /// Bytes that were done when it began to move: of one that is taken up where it broke.
+    from: Option<u64>,
     /// Its plain line was given.
     told: bool,
 }
 
-impl Blob {
+impl Part {
     fn is_active(&self) -> bool {
-        matches!(self.state, BlobState::Downloading | BlobState::Unpacking)
+        matches!(self.stage, Stage::Moving | Stage::Unpacking(_))
     }
 
-    fn is_here(&self) -> bool {
-        matches!(self.state, BlobState::Done | BlobState::Unpacking)
+    /// How it came to where it belongs.
+    fn way(&self) -> Option<&Way> {
+        match &self.stage {
+            Stage::There(way) | Stage::Unpacking(way) => Some(way),
+            Stage::Waiting | Stage::Moving => None,
+        }
     }
 }
 
-impl Image {
+impl Whole {
     fn portion(&self) -> Portion {
-        self.blobs.iter().fold(Portion { done: 0, total: 0 }, |sum, blob| Portion {
-            done: sum.done + blob.done,
-            total: sum.total + blob.total,
+        self.portion.unwrap_or_else(|| {
+            self.parts.iter().fold(Portion { done: 0, total: 0 }, |sum, part| Portion {
+                done: sum.done + part.done,
+                total: sum.total + part.total,
+            })
         })
     }
 
-    /// Bytes that came over the wire.
-    fn fetched(&self) -> u64 {
-        self.blobs.iter().filter(|blob| blob.fetched).map(|blob| blob.done).sum()
+    /// Bytes that moved.
+    fn moved(&self) -> u64 {
+        let parts = || self.parts.iter().filter_map(|part| Some(part.done - part.from?.min(part.done))).sum();
+        self.portion.map_or_else(parts, |portion| portion.done)
+    }
+
+    fn is_moving(&self) -> bool {
+        self.parts.iter().any(|part| part.stage == Stage::Moving)
+            || self.portion.is_some_and(|portion| portion.total == 0 || portion.done < portion.total)
     }
 
     fn sample(&mut self, now: Duration) {
-        let fetched = self.fetched();
+        let moved = self.moved();
         while self.samples.len() > 1 && self.samples.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= SPAN) {
             self.samples.pop_front();
         }
         match self.samples.back_mut() {
             // Ten samples a second are plenty, however many moves there are.
-            Some((at, bytes)) if now.saturating_sub(*at) < SPAN / 40 => *bytes = fetched,
-            _ => self.samples.push_back((now, fetched)),
+            Some((at, bytes)) if now.saturating_sub(*at) < SPAN / 40 => *bytes = moved,
+            _ => self.samples.push_back((now, moved)),
         }
     }
 
-    /// Bytes a second over the last few seconds; `None` where nothing is being fetched.
+    /// Bytes a second over the last few seconds; `None` where nothing moves.
     fn rate(&self, now: Duration) -> Option<u64> {
         let (at, bytes) = *self.samples.front()?;
         let span = now.saturating_sub(at);
-        let downloading = self.blobs.iter().any(|blob| blob.state == BlobState::Downloading);
-        if !downloading || span < SHORTEST {
+        if !self.is_moving() || span < SHORTEST {
             return None;
         }
-        let came = u128::from(self.fetched().saturating_sub(bytes));
+        let came = u128::from(self.moved().saturating_sub(bytes));
         u64::try_from(came * 1000 / span.as_millis().max(1)).ok()
     }
 }
 
 impl Board {
-    /// Nothing is on its way.
+    /// Nothing moves.
     pub(super) fn is_empty(&self) -> bool {
-        self.images.is_empty()
+        self.wholes.is_empty()
     }
 
-    /// Takes a move over. Gives the blob's plain line when it is here.
-    pub(super) fn hear(&mut self, transfer: &Transfer, now: Duration) -> Option<String> {
-        let at = match self.images.iter().position(|image| image.key == transfer.key) {
-            Some(at) => at,
-            None => {
-                let samples = VecDeque::from([(now, 0)]);
-                self.images.push(Image { key: transfer.key.clone(), blobs: Vec::new(), samples });
-                self.images.len() - 1
-            }
-        };
-        let image = &mut self.images[at];
-        let at = match image.blobs.iter().position(|blob| blob.digest == transfer.digest) {
-            Some(at) => at,
-            None => {
-                image.blobs.push(Blob {
-                    digest: transfer.digest.clone(),
-                    state: transfer.state,
-                    done: 0,
-                    total: 0,
-                    fetched: false,
-                    told: false,
-                });
-                image.blobs.len() - 1
-            }
-        };
-        let blob = &mut image.blobs[at];
-        blob.state = transfer.state;
-        blob.fetched |= transfer.state == BlobState::Downloading;
-        blob.total = blob.total.max(transfer.total);
-        blob.done = if blob.is_here() { blob.total } else { transfer.done.min(blob.total) };
-        let line = (blob.is_here() && !blob.told).then(|| {
-            blob.told = true;
-            let what = if blob.fetched { size(blob.total) } else { "was here".to_owned() };
-            format!("{}: {} {what}", image.key.name, blob.digest.short())
+    /// The whole of this name, which is there from now on.
+    fn known(&mut self, name: &str, now: Duration) -> &mut Whole {
+        let at = self.wholes.iter().position(|whole| whole.name == name).unwrap_or_else(|| {
+            let samples = VecDeque::from([(now, 0)]);
+            self.wholes.push(Whole { name: name.to_owned(), parts: Vec::new(), portion: None, samples });
+            self.wholes.len() - 1
         });
-        image.sample(now);
+        &mut self.wholes[at]
+    }
+
+    /// Takes a move over. Gives the part's plain line when it is where it belongs.
+    pub(super) fn hear(&mut self, moved: &Moved, now: Duration) -> Option<String> {
+        let whole = self.known(&moved.of, now);
+        let at = whole.parts.iter().position(|part| part.name == moved.part).unwrap_or_else(|| {
+            whole.parts.push(Part {
+                name: moved.part.clone(),
+                stage: Stage::Waiting,
+                done: 0,
+                total: 0,
+                from: None,
+                told: false,
+            });
+            whole.parts.len() - 1
+        });
+        let part = &mut whole.parts[at];
+        part.stage = moved.stage.clone();
+        part.total = part.total.max(moved.total);
+        if part.stage == Stage::Moving || matches!(part.way(), Some(Way::Moved(_))) {
+            part.from.get_or_insert(moved.done);
+        }
+        part.done = if part.way().is_some() { part.total } else { moved.done.min(part.total) };
+        let what = part.way().filter(|_| !part.told).map(|way| match way {
+            Way::Moved(word) => format!("{} {word}", size(part.total)).trim_end().to_owned(),
+            Way::Spared(how) => how.clone(),
+        });
+        part.told |= what.is_some();
+        let line = what.map(|what| format!("{}: {} {what}", moved.of, moved.part));
+        whole.sample(now);
         line
+    }
+
+    /// So much of the whole is done.
+    pub(super) fn whole(&mut self, name: &str, done: u64, total: u64, now: Duration) {
+        let whole = self.known(name, now);
+        whole.portion = Some(Portion { done, total });
+        whole.sample(now);
     }
 
     /// Time has passed: a stall shows in the rates.
     pub(super) fn tick(&mut self, now: Duration) {
-        for image in &mut self.images {
-            image.sample(now);
+        for whole in &mut self.wholes {
+            whole.sample(now);
         }
     }
 
-    /// Forgets an image. Whether it was known.
-    pub(super) fn end(&mut self, key: &ResourceKey) -> bool {
-        let before = self.images.len();
-        self.images.retain(|image| image.key != *key);
-        self.images.len() < before
+    /// Forgets a whole. Whether it was known.
+    pub(super) fn end(&mut self, name: &str) -> bool {
+        let before = self.wholes.len();
+        self.wholes.retain(|whole| whole.name != name);
+        self.wholes.len() < before
     }
 
-    /// What is shown now on a terminal of so many columns and rows: a line for each image, and beneath it its
-    /// blobs. None is wider than the terminal, and there are fewer of them than it has rows; where they do not
+    /// What is shown now on a terminal of so many columns and rows: a line for each whole, and beneath it its
+    /// parts. None is wider than the terminal, and there are fewer of them than it has rows; where they do not
     /// all fit, what moves goes before what waits and what is done.
     pub(super) fn lines(&self, now: Duration, (columns, rows): (usize, usize), paint: Paint) -> Vec<String> {
         let columns = columns.saturating_sub(1).max(1);
         let room = rows.saturating_sub(1).max(1);
-        let all: usize = self.images.iter().map(|image| 1 + image.blobs.len()).sum();
-        let mut left = room.saturating_sub(self.images.len());
+        let all: usize = self.wholes.iter().map(|whole| 1 + whole.parts.len()).sum();
+        let mut left = room.saturating_sub(self.wholes.len());
         let mut lines = Vec::new();
-        for image in &self.images {
-            lines.push(heading(image, now, columns, paint));
-            let blobs: Vec<&Blob> = match all <= room {
-                true => image.blobs.iter().collect(),
+        for whole in &self.wholes {
+            lines.push(heading(whole, now, columns, paint));
+            let parts: Vec<&Part> = match all <= room {
+                true => whole.parts.iter().collect(),
                 false => {
-                    let active: Vec<&Blob> = image.blobs.iter().filter(|blob| blob.is_active()).collect();
+                    let active: Vec<&Part> = whole.parts.iter().filter(|part| part.is_active()).collect();
                     let keep = active.len().min(left);
                     left -= keep;
                     active[..keep].to_vec()
                 }
             };
-            lines.extend(blobs.into_iter().map(|blob| line(blob, columns, paint)));
+            lines.extend(parts.into_iter().map(|part| line(part, columns, paint)));
         }
         lines.truncate(room);
         lines
@@ -176,17 +198,21 @@ impl Board {
 }
 
 /// `registry.local/web:1   42%  66.4 MB of 158 MB  31 MB/s`.
-fn heading(image: &Image, now: Duration, columns: usize, paint: Paint) -> String {
-    let portion = image.portion();
-    let mut facts = format!("{:3}%  {} of {}", portion.percent(), size(portion.done), size(portion.total));
-    if let Some(rate) = image.rate(now) {
+fn heading(whole: &Whole, now: Duration, columns: usize, paint: Paint) -> String {
+    let portion = whole.portion();
+    let mut facts = match whole.portion {
+        Some(Portion { done, total: 0 }) => size(done),
+        _ => format!("{:3}%  {} of {}", portion.percent(), size(portion.done), size(portion.total)),
+    };
+    if let Some(rate) = whole.rate(now) {
         facts.push_str(&format!("  {}/s", size(rate)));
-    } else if image.blobs.iter().any(|blob| blob.state == BlobState::Unpacking) && image.blobs.iter().all(Blob::is_here)
+    } else if whole.parts.iter().any(|part| matches!(part.stage, Stage::Unpacking(_)))
+        && whole.parts.iter().all(|part| part.way().is_some())
     {
         facts.push_str("  unpacking");
     }
     let room = columns.saturating_sub(facts.width() + 2);
-    let name = shortened(&image.key.name, room);
+    let name = shortened(&whole.name, room);
     match name.is_empty() {
         true => shortened(&facts, columns),
         false => format!("{}  {facts}", paint.bold(&name)),
@@ -194,23 +220,24 @@ fn heading(image: &Image, now: Duration, columns: usize, paint: Paint) -> String
 }
 
 /// `  a1b2c3d4e5f6  [=====>     ]  12.3 MB of 30 MB`.
-fn line(blob: &Blob, columns: usize, paint: Paint) -> String {
-    let short = blob.digest.short();
-    let facts = match blob.state {
-        BlobState::Waiting => "waiting".to_owned(),
-        BlobState::Downloading => format!("{} of {}", size(blob.done), size(blob.total)),
-        BlobState::Unpacking => format!("unpacking {}", size(blob.total)),
-        BlobState::Done if blob.fetched => format!("done {}", size(blob.total)),
-        BlobState::Done => "was here".to_owned(),
+fn line(part: &Part, columns: usize, paint: Paint) -> String {
+    let facts = match &part.stage {
+        Stage::Waiting => "waiting".to_owned(),
+        Stage::Moving => format!("{} of {}", size(part.done), size(part.total)),
+        Stage::Unpacking(_) => format!("unpacking {}", size(part.total)),
+        Stage::There(Way::Moved(word)) => {
+            format!("{} {}", if word.is_empty() { "done" } else { word }, size(part.total))
+        }
+        Stage::There(Way::Spared(how)) => how.clone(),
     };
-    let head = format!("  {short}  ");
+    let head = format!("  {}  ", part.name);
     let room = columns.saturating_sub(head.width() + facts.width() + 4);
-    if blob.state != BlobState::Downloading || room < 8 {
+    if part.stage != Stage::Moving || room < 8 {
         let text = shortened(&format!("{head}{facts}"), columns);
-        return if blob.is_active() { text } else { paint.faint(&text) };
+        return if part.is_active() { text } else { paint.faint(&text) };
     }
     let width = room.min(BAR);
-    let portion = Portion { done: blob.done, total: blob.total };
+    let portion = Portion { done: part.done, total: part.total };
     let full = width * usize::try_from(portion.percent()).unwrap_or(100) / 100;
     let tip = if full < width { ">" } else { "" };
     let rest = " ".repeat(width - full - tip.len());
@@ -222,19 +249,27 @@ fn shortened(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }
-    // References and digests are ASCII: a character is a column.
-    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    let (mut kept, mut width) = (String::new(), 0);
+    for character in text.chars() {
+        width += unicode_width::UnicodeWidthChar::width(character).unwrap_or(0);
+        if width >= columns {
+            break;
+        }
+        kept.push(character);
+    }
     if columns == 0 { String::new() } else { format!("{kept}…") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Kind;
 
-    fn moved(image: &str, blob: char, state: BlobState, done: u64, total: u64) -> Transfer {
-        let digest = format!("sha256:{}", blob.to_string().repeat(64)).parse().unwrap();
-        Transfer { key: ResourceKey::new(Kind::Image, "shop", image), digest, state, done, total }
+    fn moved(image: &str, blob: char, stage: Stage, done: u64, total: u64) -> Moved {
+        Moved { of: image.to_owned(), part: blob.to_string().repeat(12), stage, done, total }
+    }
+
+    fn fetched() -> Way {
+        Way::Moved("")
     }
 
     const WEB: &str = "registry.local/team/web:1.4";
@@ -244,26 +279,26 @@ mod tests {
         let mut board = Board::default();
         let mut hear = |transfer, at: u64| board.hear(&transfer, Duration::from_millis(at));
         for (blob, total) in [('a', 1_500), ('b', 30_000_000), ('c', 100_000_000), ('d', 28_400_000), ('e', 7_000)] {
-            assert_eq!(hear(moved(WEB, blob, BlobState::Waiting, 0, total), 0), None);
+            assert_eq!(hear(moved(WEB, blob, Stage::Waiting, 0, total), 0), None);
         }
         assert_eq!(
-            hear(moved(WEB, 'e', BlobState::Done, 7_000, 7_000), 0).unwrap(),
+            hear(moved(WEB, 'e', Stage::There(Way::Spared("was here".into())), 7_000, 7_000), 0).unwrap(),
             format!("{WEB}: eeeeeeeeeeee was here")
         );
-        hear(moved(WEB, 'a', BlobState::Downloading, 1_500, 1_500), 10);
+        hear(moved(WEB, 'a', Stage::Moving, 1_500, 1_500), 10);
         assert_eq!(
-            hear(moved(WEB, 'a', BlobState::Done, 1_500, 1_500), 20).unwrap(),
+            hear(moved(WEB, 'a', Stage::There(fetched()), 1_500, 1_500), 20).unwrap(),
             format!("{WEB}: aaaaaaaaaaaa 1.5 kB")
         );
-        for step in 1..=20_u64 {
-            hear(moved(WEB, 'b', BlobState::Downloading, step * 1_500_000, 30_000_000), step * 100);
-            hear(moved(WEB, 'c', BlobState::Downloading, step * 2_000_000, 100_000_000), step * 100);
+        for step in 0..=20_u64 {
+            hear(moved(WEB, 'b', Stage::Moving, step * 1_500_000, 30_000_000), step * 100);
+            hear(moved(WEB, 'c', Stage::Moving, step * 2_000_000, 100_000_000), step * 100);
         }
         assert_eq!(
-            hear(moved(WEB, 'b', BlobState::Unpacking, 0, 0), 2000).unwrap(),
+            hear(moved(WEB, 'b', Stage::Unpacking(fetched()), 0, 0), 2000).unwrap(),
             format!("{WEB}: bbbbbbbbbbbb 30 MB")
         );
-        assert_eq!(hear(moved(WEB, 'b', BlobState::Unpacking, 0, 0), 2000), None, "a blob's line comes once");
+        assert_eq!(hear(moved(WEB, 'b', Stage::Unpacking(fetched()), 0, 0), 2000), None, "a blob's line comes once");
         board
     }
 
@@ -308,7 +343,7 @@ mod tests {
     fn a_low_terminal_shows_what_moves() {
         let mut board = busy();
         for blob in '0'..='9' {
-            board.hear(&moved("registry.local/other:1", blob, BlobState::Waiting, 0, 10), Duration::from_secs(2));
+            board.hear(&moved("registry.local/other:1", blob, Stage::Waiting, 0, 10), Duration::from_secs(2));
         }
         insta::assert_snapshot!(shown(&board, 2000, 80, 8), @r"
         registry.local/team/web:1.4   44%  70.0 MB of 158.4 MB  35 MB/s
@@ -332,10 +367,10 @@ mod tests {
         assert_eq!(rate(&board, 12_000), "0 B/s", "nothing has come for ten seconds");
         for tenth in 121..=200 {
             let done = 40_000_000 + (tenth - 120) * 200_000;
-            board.hear(&moved(WEB, 'c', BlobState::Downloading, done, 100_000_000), Duration::from_millis(tenth * 100));
+            board.hear(&moved(WEB, 'c', Stage::Moving, done, 100_000_000), Duration::from_millis(tenth * 100));
         }
         assert_eq!(rate(&board, 20_000), "2 MB/s", "the stall is forgotten");
-        assert!(board.images[0].samples.len() < 60, "a long pull costs no more than a short one");
+        assert!(board.wholes[0].samples.len() < 60, "a long pull costs no more than a short one");
     }
 
     #[test]
@@ -352,9 +387,54 @@ mod tests {
     #[test]
     fn what_has_ended_is_gone() {
         let mut board = busy();
-        assert!(board.end(&ResourceKey::new(Kind::Image, "shop", WEB)));
-        assert!(!board.end(&ResourceKey::new(Kind::Image, "shop", WEB)));
+        assert!(board.end(WEB));
+        assert!(!board.end(WEB));
         assert!(board.is_empty());
         assert!(board.lines(Duration::ZERO, (80, 24), Paint(false)).is_empty());
+    }
+
+    #[test]
+    fn what_came_before_a_break_does_not_count_as_speed() {
+        let mut board = Board::default();
+        board.hear(&moved(WEB, 'a', Stage::Waiting, 0, 100_000_000), Duration::ZERO);
+        for tenth in 0..=20_u64 {
+            let at = Duration::from_millis(100 + tenth * 100);
+            board.hear(&moved(WEB, 'a', Stage::Moving, 50_000_000 + tenth * 100_000, 100_000_000), at);
+        }
+        let heading = shown(&board, 2100, 80, 24);
+        assert!(heading.starts_with(&format!("{WEB}   52%  52 MB of 100 MB  952.4 kB/s")), "{heading}");
+    }
+
+    #[test]
+    fn a_push_says_what_was_sent_and_what_was_spared() {
+        let mut board = Board::default();
+        let mut hear = |moved: Moved| board.hear(&moved, Duration::from_secs(1)).unwrap_or_default();
+        let spared = |how: &str| Stage::There(Way::Spared(how.into()));
+        assert_eq!(hear(moved(WEB, 'a', spared("was there"), 10, 10)), format!("{WEB}: aaaaaaaaaaaa was there"));
+        hear(moved(WEB, 'b', spared("mounted from lab/base"), 10, 10));
+        assert_eq!(
+            hear(moved(WEB, 'c', Stage::There(Way::Moved("sent")), 10, 10)),
+            format!("{WEB}: cccccccccccc 10 B sent")
+        );
+        hear(moved(WEB, 'd', Stage::Moving, 5, 10));
+        insta::assert_snapshot!(shown(&board, 1000, 80, 24), @r"
+        registry.local/team/web:1.4   87%  35 B of 40 B
+          aaaaaaaaaaaa  was there
+          bbbbbbbbbbbb  mounted from lab/base
+          cccccccccccc  sent 10 B
+          dddddddddddd  [===============>              ]  5 B of 10 B
+        ");
+    }
+
+    #[test]
+    fn an_archive_is_as_far_as_it_was_read() {
+        let mut board = Board::default();
+        for tenth in 0..=20_u64 {
+            board.whole("image.tar", tenth * 3_000_000, 158_400_000, Duration::from_millis(tenth * 100));
+        }
+        board.hear(&moved("image.tar", 'a', Stage::Moving, 4, 10), Duration::from_secs(2));
+        assert!(shown(&board, 2000, 80, 24).starts_with("image.tar   37%  60 MB of 158.4 MB  30 MB/s\n"));
+        board.whole("standard input", 7_000_000, 0, Duration::from_secs(2));
+        assert!(shown(&board, 2000, 80, 24).ends_with("\nstandard input  7 MB"));
     }
 }

@@ -1,8 +1,8 @@
-//! How far images are, while a verb waits for them: bars on a terminal, plain lines or JSON elsewhere.
+//! How far blobs are that move, while a verb waits for them: bars on a terminal, plain lines or JSON elsewhere.
 //!
-//! [`board`] is pure: moves of blobs in, lines out, by a time that it is given. This file decides which way is
-//! shown and when; [`Ui`] keeps the bars at the foot of the terminal and out of the way of everything else. All
-//! of it goes to the message stream, never among the data.
+//! [`board`] is pure: moves in, lines out, by a time that it is given. This file decides which way is shown and
+//! when; [`Ui`] keeps the bars at the foot of the terminal and out of the way of everything else. All of it goes to
+//! the message stream, never among the data. A verb says what moves in its own words, as a [`Moved`].
 
 mod board;
 
@@ -10,24 +10,22 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
+use serde::Serialize;
 
 use super::render::{self, Paint};
 use super::ui::Ui;
-use crate::api::{Client, CreateRequest, Created, ProgressRequest, Service as _, Stream, Transfer};
-use crate::error::Result;
-use crate::manifest::ResourceKey;
+use crate::api::{BlobState, Client, CreateEvent, CreateRequest, Created, Service as _, Stream, Transfer};
+use crate::error::{Class, Fault, Result};
 
 use board::Board;
 
 /// Between two drawings.
 const FRAME: Duration = Duration::from_millis(100);
-/// What is done sooner is not asked how far it is.
-const PATIENCE: Duration = Duration::from_millis(150);
 
 /// The flag.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Flag {
-    /// How the progress of images is shown, on standard error
+    /// How progress is shown, on standard error
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub progress: How,
 }
@@ -38,7 +36,7 @@ pub enum How {
     /// Bars on a terminal, else plain lines.
     #[default]
     Auto,
-    /// One line for each blob that is here.
+    /// One line for each blob that is where it belongs.
     Plain,
     /// One JSON object a line, for each move of a blob.
     Json,
@@ -53,6 +51,61 @@ enum Mode {
     Plain,
     Json,
     None,
+}
+
+/// A part of something moved on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// What it is a part of: an image, an archive.
+    pub(super) of: String,
+    /// Which part, in few characters: the beginning of a digest.
+    pub(super) part: String,
+    /// Where it is.
+    pub(super) stage: Stage,
+    /// Bytes done.
+    pub(super) done: u64,
+    /// Bytes in all; 0 where they are not known.
+    pub(super) total: u64,
+}
+
+/// Where a part is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its turn has not come.
+    Waiting,
+    /// Bytes of it move.
+    Moving,
+    /// It is where it belongs, and being unpacked.
+    Unpacking(Way),
+    /// It is where it belongs.
+    There(Way),
+}
+
+/// How a part came to where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its bytes moved; what is said behind them.
+    Moved(&'static str),
+    /// They did not need to.
+    Spared(String),
+}
+
+impl Moved {
+    /// A blob on its way to the node.
+    fn of_transfer(transfer: &Transfer) -> Self {
+        let way = || match transfer.fetched {
+            true => Way::Moved(""),
+            false => Way::Spared("was here".into()),
+        };
+        let stage = match transfer.state {
+            BlobState::Waiting => Stage::Waiting,
+            BlobState::Downloading => Stage::Moving,
+            BlobState::Done => Stage::There(way()),
+            BlobState::Unpacking => Stage::Unpacking(way()),
+        };
+        let (of, part) = (transfer.key.name.clone(), transfer.digest.short().to_owned());
+        Self { of, part, stage, done: transfer.done, total: transfer.total }
+    }
 }
 
 /// See the module.
@@ -78,32 +131,43 @@ impl Progress {
         Self { mode, board: Board::default(), began: now, next: now }
     }
 
-    /// A blob moved on.
-    pub(super) fn hear(&mut self, transfer: &Transfer, ui: &mut Ui) {
-        if self.mode == Mode::None {
-            return;
-        }
-        if self.mode == Mode::Json {
-            if let Ok(line) = render::json::line(transfer) {
-                ui.message(&line);
-            }
-            return;
-        }
-        let finished = self.board.hear(transfer, self.began.elapsed());
+    /// A blob of an image moved on.
+    pub(super) fn transferred(&mut self, transfer: &Transfer, ui: &mut Ui) {
+        self.hear(&Moved::of_transfer(transfer), transfer, ui);
+    }
+
+    /// Something moved on; `event` is what is said of it as JSON.
+    pub(super) fn hear(&mut self, moved: &Moved, event: &impl Serialize, ui: &mut Ui) {
         match self.mode {
-            Mode::Bars if Instant::now() >= self.next => self.draw(ui),
+            Mode::None => {}
+            Mode::Json => self.json(event, ui),
             Mode::Plain => {
-                if let Some(line) = finished {
+                if let Some(line) = self.board.hear(moved, self.began.elapsed()) {
                     ui.note(line);
                 }
             }
-            _ => {}
+            Mode::Bars => {
+                self.board.hear(moved, self.began.elapsed());
+                self.draw_if_due(ui);
+            }
         }
     }
 
-    /// An image is here, or will not come: nothing of it is shown any more.
-    pub(super) fn ended(&mut self, image: &ResourceKey, ui: &mut Ui) {
-        if self.board.end(image) && self.mode == Mode::Bars {
+    /// So much of the whole is done: of an archive, which is read from its beginning to its end.
+    pub(super) fn whole(&mut self, of: &str, done: u64, total: u64, event: &impl Serialize, ui: &mut Ui) {
+        match self.mode {
+            Mode::None | Mode::Plain => {}
+            Mode::Json => self.json(event, ui),
+            Mode::Bars => {
+                self.board.whole(of, done, total, self.began.elapsed());
+                self.draw_if_due(ui);
+            }
+        }
+    }
+
+    /// All of something is there, or will not come: nothing of it is shown any more.
+    pub(super) fn ended(&mut self, of: &str, ui: &mut Ui) {
+        if self.board.end(of) && self.mode == Mode::Bars {
             self.draw(ui);
         }
     }
@@ -121,48 +185,22 @@ impl Progress {
 
     /// Makes a container, and shows meanwhile what is on its way of its image.
     pub(super) async fn create(flag: Flag, node: &Client, request: CreateRequest, ui: &mut Ui) -> Result<Created> {
-        let asked =
-            ProgressRequest { namespace: Some(request.namespace.clone()), reference: Some(request.spec.image.clone()) };
-        Self::new(flag, false, ui).during(node.create(request), node.progress(asked), ui).await
-    }
-
-    /// Shows what is on its way until `work` is done. `transfers` is asked for only if that takes a while.
-    async fn during<T>(
-        &mut self,
-        work: impl Future<Output = T>,
-        transfers: impl Future<Output = Result<Stream<Transfer>>>,
-        ui: &mut Ui,
-    ) -> T {
-        tokio::pin!(work);
-        if self.mode != Mode::None {
-            tokio::select! {
-                done = &mut work => return done,
-                () = tokio::time::sleep(PATIENCE) => {}
-            }
-            tokio::pin!(transfers);
-            let asked = tokio::select! {
-                done = &mut work => return done,
-                // Who cannot tell is not asked again; the work goes on.
-                asked = &mut transfers => asked.ok(),
-            };
-            if let Some(mut moves) = asked {
-                loop {
-                    tokio::select! {
-                        done = &mut work => {
-                            ui.erase();
-                            return done;
-                        }
-                        moved = self.next(&mut moves, ui) => match moved {
-                            Some(Ok(transfer)) => self.hear(&transfer, ui),
-                            Some(Err(_)) | None => break,
-                        },
-                    }
+        let what = format!("{}/{}", request.namespace, request.id);
+        let mut events = node.create(request).await?;
+        let mut progress = Self::new(flag, false, ui);
+        let made = loop {
+            match progress.next(&mut events, ui).await {
+                Some(Ok(CreateEvent::Progress { transfer })) => progress.transferred(&transfer, ui),
+                Some(Ok(CreateEvent::Created(created))) => break Ok(created),
+                Some(Err(fault)) => break Err(fault),
+                None => {
+                    let message = format!("the node ended its report on container {what} early");
+                    break Err(Fault::new(Class::Runtime, message).help("see `bayplan status`"));
                 }
             }
-        }
-        let done = work.await;
+        };
         ui.erase();
-        done
+        made
     }
 
     /// Until the next drawing is due; for ever where nothing is drawn.
@@ -171,6 +209,18 @@ impl Progress {
             tokio::time::sleep_until(self.next.into()).await;
         } else {
             std::future::pending::<()>().await;
+        }
+    }
+
+    fn json(&self, event: &impl Serialize, ui: &mut Ui) {
+        if let Ok(line) = render::json::line(event) {
+            ui.message(&line);
+        }
+    }
+
+    fn draw_if_due(&mut self, ui: &mut Ui) {
+        if Instant::now() >= self.next {
+            self.draw(ui);
         }
     }
 

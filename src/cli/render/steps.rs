@@ -32,11 +32,11 @@ pub(in crate::cli) async fn report(
         let event = event?;
         match &event {
             ApplyEvent::Progress { transfer } => {
-                progress.hear(transfer, &mut context.ui);
+                progress.transferred(transfer, &mut context.ui);
                 continue;
             }
             ApplyEvent::Done { step, .. } | ApplyEvent::Failed { step, .. } => {
-                progress.ended(&step.key, &mut context.ui);
+                progress.ended(&step.key.name, &mut context.ui);
             }
             _ => {}
         }

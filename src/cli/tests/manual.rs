@@ -180,13 +180,25 @@ fn images_are_listed_pulled_tagged_loaded_and_removed() {
     insta::assert_snapshot!(bench.run(&format!("load {}", archive.display())).all(), @r"
     --- out
     registry.local/web:1  sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+    --- err
+    image.tar: bbbbbbbbbbbb 6 MB
+    image.tar: cccccccccccc was here
     === exit 0
     ");
-    insta::assert_snapshot!(bench.run(&format!("image import {} -o name", archive.display())).all(), @r"
+    insta::assert_snapshot!(bench.run(&format!("image import -o name --progress none {}", archive.display())).all(), @r"
     --- out
     image/registry.local/web:1
     === exit 0
     ");
+    let json = bench.run(&format!("load -q --progress json {}", archive.display()));
+    assert_eq!(json.err, "", "-q is quiet");
+    let json = bench.run(&format!("load --progress json {}", archive.display()));
+    let states: Vec<serde_json::Value> = json
+        .err
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["state"].clone())
+        .collect();
+    assert_eq!(serde_json::json!(states), serde_json::json!([null, "reading", "read", "existed", "unpacking"]));
     assert_eq!(bench.run("load /nonexistent.tar").status, 4);
 }
 

@@ -13,23 +13,26 @@ fn push_says_what_became_of_each_blob() {
     --- out
     registry.local/web:1  sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  12 MB, 6 MB sent
     --- err
-    bbbbbbbbbbbb  6 MB  sent
-    cccccccccccc  6 MB  was there
-    dddddddddddd  6 MB  mounted from lab/base
+    registry.local/web:1: bbbbbbbbbbbb 6 MB sent
+    registry.local/web:1: cccccccccccc was there
+    registry.local/web:1: dddddddddddd mounted from lab/base
     index ffffffffffff has more images than are here: one of them was pushed, by itself
     === exit 0
     ");
     assert_eq!(bench.run("push -q --all-platforms a.local/x:1 b.local/x:1").all(), format!("--- out\n{A}\n=== exit 0"));
     assert_eq!(bench.run("image push --platform linux/arm64 -o name a.local/x:1").out, "image/a.local/x:1\n");
-    let json = bench.run("push -o json a.local/x:1");
-    assert_eq!((json.out.lines().count(), json.err.lines().count()), (6, 1), "{}", json.all());
-    let last: serde_json::Value = serde_json::from_str(json.out.lines().next_back().unwrap()).unwrap();
-    assert_eq!((&last["event"], &last["digest"], &last["sent"]), (&"pushed".into(), &A.into(), &6_000_000.into()));
+    let json = bench.run("push -o json --progress json --platform linux/arm64 a.local/x:1");
+    let data: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&data["event"], &data["digest"], &data["sent"]), (&"pushed".into(), &A.into(), &6_000_000.into()));
+    let moves: Vec<serde_json::Value> = json.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let states: Vec<_> = moves.iter().map(|one| one["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["waiting", "sending", "sent", "existed", "mounted"]);
+    assert_eq!((&moves[4]["reference"], &moves[4]["from"]), (&"a.local/x:1".into(), &"lab/base".into()));
     insta::assert_snapshot!(bench.calls().join("\n"), @r#"
     push shop/registry.local/web:1 None Here
     push default/a.local/x:1 Some(b.local/x:1) All
     push default/a.local/x:1 None Platform(Platform { os: "linux", architecture: "arm64", variant: None })
-    push default/a.local/x:1 None Here
+    push default/a.local/x:1 None Platform(Platform { os: "linux", architecture: "arm64", variant: None })
     "#);
     assert_eq!(bench.run("push a.local/x:1 short").status, 2);
     assert_eq!(bench.run("push --all-platforms --platform linux/arm64 a.local/x:1").status, 2);

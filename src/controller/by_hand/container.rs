@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{
-    CreateRequest, Created, KillRequest, RemoveContainerRequest, RemovedContainer, StartRequest, Stdio, StopRequest,
+    CreateEvent, CreateRequest, Created, KillRequest, RemoveContainerRequest, RemovedContainer, StartRequest, Stdio,
+    StopRequest, Stream, channel,
 };
 use crate::engine::{ContainerKey, Freshness, Making, StartOptions, TaskStdio};
 use crate::error::{Class, Fault, Result};
@@ -14,12 +15,29 @@ use crate::plan::{Action, Source, Step};
 use crate::shim::protocol::TaskPhase;
 use crate::store::Durability;
 
-use super::{by_hand, is_namespace_name, removal};
+use super::{MOVES, by_hand, is_namespace_name, removal};
 use crate::controller::Node;
 use crate::controller::reconcile::Scope;
 
 impl Node {
-    pub(in crate::controller) async fn create_by_hand(self: &Arc<Self>, request: CreateRequest) -> Result<Created> {
+    /// Makes a container, and tells meanwhile how far its image is. Given up when nobody listens.
+    pub(in crate::controller) fn create_by_hand(self: &Arc<Self>, request: CreateRequest) -> Stream<CreateEvent> {
+        let (sender, stream) = channel(MOVES);
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let image = node.pulled_for(&request.namespace, &request.spec.image);
+            let tell = |transfer| drop(sender.try_send(Ok(CreateEvent::Progress { transfer })));
+            tokio::select! {
+                made = node.showing(&image, tell, node.create_now(request)) => {
+                    let _ = sender.send(made.map(CreateEvent::Created)).await;
+                }
+                () = sender.closed() => {}
+            }
+        });
+        stream
+    }
+
+    async fn create_now(self: &Arc<Self>, request: CreateRequest) -> Result<Created> {
         let key = ResourceKey::new(Kind::Container, &request.namespace, &request.id);
         let id = (request.namespace.clone(), request.id.clone());
         self.wait_for_departure(&id).await;
@@ -34,7 +52,7 @@ impl Node {
         }
         if self.engine.memory().read().containers.contains_key(&id) {
             // On its way out: its name is free as soon as it is gone.
-            self.drive(&Scope::one(key.clone()), Freshness::Known, None, None).await?;
+            self.drive(&Scope::one(key.clone()), Freshness::Known, None).await?;
         }
         let metadata = Metadata {
             name: request.id.clone(),
@@ -48,7 +66,7 @@ impl Node {
         // On the disk with the record of its start, before anybody is told.
         self.engine.memory().declare_as(self.engine.store(), vec![by_hand(resource)], &[], Durability::InOrder)?;
         let unwanted = Unwanted { node: Some(Arc::clone(self)), key: key.clone() };
-        let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None, None).await;
+        let counts = self.drive(&Scope::one(key.clone()), Freshness::Now, None).await;
         unwanted.keep();
         self.engine.unwish(&id);
         let fault = match counts {
@@ -58,7 +76,7 @@ impl Node {
         if let Some(fault) = fault {
             // Made by hand and refused by the node: nothing of it stays, so that the command can be given again.
             self.engine.memory().declare(self.engine.store(), Vec::new(), std::slice::from_ref(&key))?;
-            let _ = self.drive(&Scope::one(key), Freshness::Known, None, None).await;
+            let _ = self.drive(&Scope::one(key), Freshness::Known, None).await;
             return Err(fault);
         }
         self.created(&id)
@@ -159,12 +177,12 @@ impl Node {
         if request.force && runs() {
             self.engine.stop_by_hand(&id, Some(Duration::ZERO)).await?;
         }
-        Arc::clone(self).carry_out(removal(key), claim, None, None).await.result?;
+        Arc::clone(self).carry_out(removal(key), claim, None).await.result?;
         if others.is_none() {
             // The image that it implied goes with it.
             self.wake.notify_one();
             if !self.is_daemon {
-                let _ = self.drive(&self.implied_scope(&id.0), Freshness::Known, None, None).await;
+                let _ = self.drive(&self.implied_scope(&id.0), Freshness::Known, None).await;
             }
         }
         self.wake.notify_one();

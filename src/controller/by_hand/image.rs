@@ -6,48 +6,46 @@ use crate::api::*;
 use crate::api::{Stream, channel};
 use crate::controller::Node;
 use crate::error::{Class, Fault, Result};
-use crate::image::{OnWait, Progress, ProgressState, PullOptions, Wait};
+use crate::image::{OnWait, PullOptions, Wait};
 use crate::manifest::{Kind, PullPolicy, ResourceKey};
 use crate::oci::{Platform, Reference};
 use crate::plan::Source;
 
-use super::{by_hand, image_resource};
+use super::{MOVES, by_hand, image_resource};
 
 impl Node {
     pub(in crate::controller) fn pull_by_hand(self: &Arc<Self>, request: PullRequest) -> Result<Stream<PullEvent>> {
-        let (sender, stream) = channel(256);
+        let (sender, stream) = channel(MOVES);
         let node = Arc::clone(self);
         tokio::spawn(async move {
-            let telling = sender.clone();
-            let progress: Progress = Arc::new(move |event| {
-                let done = match event.state {
-                    ProgressState::Waiting => 0,
-                    ProgressState::Downloading { done, .. } => done,
-                    ProgressState::Done | ProgressState::Unpacking => event.size,
-                };
-                let (state, total) = (crate::controller::progress::blob_state(&event.state), event.size);
-                // A slow reader misses progress, never the pull.
-                let _ = telling.try_send(Ok(PullEvent::Blob { digest: event.digest, state, done, total }));
-            });
+            // A slow reader misses progress, never the pull.
+            let tell = |transfer| {
+                let Transfer { digest, state, done, total, fetched, .. } = transfer;
+                let _ = sender.try_send(Ok(PullEvent::Blob { digest, state, done, total, fetched }));
+            };
             let telling = sender.clone();
             let on_wait: OnWait = Arc::new(move |wait| {
                 let Wait { host, attempt, of, why } = wait;
                 let _ = telling.try_send(Ok(PullEvent::Waiting { host, attempt, of, why }));
             });
-            let result = node.pull_now(request, progress, on_wait).await;
+            let key = ResourceKey::new(Kind::Image, &request.namespace, request.reference.to_string());
+            let result = node.showing(&key, tell, node.pull_now(request, on_wait)).await;
             let _ = sender.send(result).await;
         });
         Ok(stream)
     }
 
-    async fn pull_now(
-        self: &Arc<Self>,
-        request: PullRequest,
-        progress: Progress,
-        on_wait: OnWait,
-    ) -> Result<PullEvent> {
-        let PullRequest { namespace, reference, platform, all_platforms, plain_http, skip_verify, credentials } =
-            request;
+    async fn pull_now(self: &Arc<Self>, request: PullRequest, on_wait: OnWait) -> Result<PullEvent> {
+        let PullRequest {
+            namespace,
+            reference,
+            platform,
+            all_platforms,
+            blobs_only,
+            plain_http,
+            skip_verify,
+            credentials,
+        } = request;
         let key = ResourceKey::new(Kind::Image, &namespace, reference.to_string());
         let _claim = self.claim_when_free(&key).await;
         let options = PullOptions {
@@ -66,8 +64,13 @@ impl Node {
             .references
             .get(&(namespace.clone(), reference.clone()))
             .map(|r| r.digest.clone());
-        let image = self.engine.pull_by_hand(&key, &reference, &options, self.declared(&key), progress).await?;
-        if self.declared(&key).is_none() {
+        let declared = self.declared(&key);
+        let image = match blobs_only {
+            true => self.engine.fetch_by_hand(&key, &reference, &options, declared).await?,
+            false => self.engine.pull_by_hand(&key, &reference, &options, declared).await?,
+        };
+        // A declared image is one that is unpacked: one that was only fetched has its name, and no more.
+        if !blobs_only && self.declared(&key).is_none() {
             // Of an image that the node cannot run, the platform that is here is what is wanted.
             let platform = platform.or_else(|| (!image.runs_here()).then(|| image.platform.clone()));
             self.engine.memory().declare(
@@ -147,7 +150,7 @@ impl Node {
             }
         }
         match canonical {
-            Err(error @ crate::oci::ReferenceError::Short { .. }) => Err(Fault::new(Class::Usage, error.to_string())),
+            Err(error @ crate::oci::ReferenceError::Short { .. }) => Err(error.into()),
             _ => Ok(direct),
         }
     }

@@ -22,11 +22,14 @@ use crate::store::DeclaredRecord;
 
 use super::Node;
 
+/// Moves of blobs that a reader may be behind: all that a large image has to say at once.
+const MOVES: usize = 2048;
+
 impl Node {
     /// Carries out one step that a person asked for.
     pub(in crate::controller) async fn take(self: &Arc<Self>, step: Step) -> Result<()> {
         let claim = self.claim_when_free(&step.key).await;
-        Arc::clone(self).carry_out(step, claim, None, None).await.result
+        Arc::clone(self).carry_out(step, claim, None).await.result
     }
 
     fn created(&self, id: &ContainerKey) -> Result<Created> {

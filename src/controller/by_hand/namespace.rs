@@ -28,7 +28,7 @@ impl Node {
         let metadata = Metadata { name: request.name.clone(), labels: request.labels, ..Metadata::default() };
         let resource = Resource { metadata, spec: Spec::Namespace(NamespaceSpec::default()) };
         self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
-        let counts = self.drive(&Scope::one(key), Freshness::Known, None, None).await?;
+        let counts = self.drive(&Scope::one(key), Freshness::Known, None).await?;
         if let Some(fault) = counts.first_fault {
             return Err(fault);
         }
@@ -53,7 +53,7 @@ impl Node {
             None if inside.is_empty() => Err(Fault::new(Class::NotFound, format!("{key} is not there"))),
             _ => {
                 self.engine.memory().declare(self.engine.store(), Vec::new(), std::slice::from_ref(&key))?;
-                self.drive(&Scope::one(key), Freshness::Known, None, None).await.map(drop)
+                self.drive(&Scope::one(key), Freshness::Known, None).await.map(drop)
             }
         }
     }
@@ -79,7 +79,7 @@ impl Node {
             }
         }
         self.engine.memory().declare(self.engine.store(), vec![by_hand(resource)], &[])?;
-        let counts = self.drive(&Scope::one(key.clone()), Freshness::Known, None, None).await?;
+        let counts = self.drive(&Scope::one(key.clone()), Freshness::Known, None).await?;
         if let Some(fault) = counts.first_fault {
             return Err(fault);
         }

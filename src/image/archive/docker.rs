@@ -3,9 +3,11 @@
 //! Such an archive holds no manifest with digests, so one is made: always the same bytes for the same
 //! archive, so that an unchanged archive is an unchanged image.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Contents, Imported, Sink};
+use super::{Archived, Contents, Imported};
 use crate::image::compression::Compression;
 use crate::image::descriptor::{Descriptor, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::image::document;
@@ -32,12 +34,12 @@ struct Manifest<'a> {
     layers: &'a [Descriptor],
 }
 
-pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+pub(super) fn images(shown: &str, contents: &Contents) -> Result<Archived, ImageError> {
     let broken = |why: String| ImageError::Archive { archive: shown.to_owned(), why };
     let bytes = contents.documents.get("manifest.json").map(Vec::as_slice).unwrap_or_default();
     let saved: Vec<Saved> =
         serde_json::from_slice(bytes).map_err(|e| broken(format!("its manifest.json is malformed: {e}")))?;
-    let mut images = Vec::new();
+    let mut archived = Archived { images: Vec::new(), blobs: HashSet::new(), made: Vec::new() };
     for image in saved {
         let name = super::clean(&image.config);
         let config_bytes = contents
@@ -69,19 +71,21 @@ pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Resul
                 return Err(ImageError::Digest { what, expected, actual });
             }
         }
-        sink.put(config_bytes)?;
+        archived.blobs.extend(layers.iter().map(|layer| layer.digest.clone()));
+        archived.made.push(config_bytes.clone());
         let manifest = Manifest { schema_version: 2, media_type: OCI_MANIFEST, config: &config, layers: &layers };
         let bytes = serde_json::to_vec(&manifest).map_err(|e| broken(e.to_string()))?;
-        let digest = sink.put(&bytes)?;
-        let target = Descriptor { media_type: OCI_MANIFEST.into(), digest, size: bytes.len() as u64 };
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        let target = Descriptor { media_type: OCI_MANIFEST.into(), digest, size };
+        archived.made.push(bytes);
         let tags = image.repo_tags.unwrap_or_default();
         if tags.is_empty() {
-            images.push(Imported { reference: None, name: None, target: target.clone() });
+            archived.images.push(Imported { reference: None, name: None, target: target.clone() });
         }
         for tag in tags {
             let reference = Reference::parse_docker(&tag).map_err(|e| broken(e.to_string()))?;
-            images.push(Imported { reference: Some(reference), name: Some(tag), target: target.clone() });
+            archived.images.push(Imported { reference: Some(reference), name: Some(tag), target: target.clone() });
         }
     }
-    Ok(images)
+    Ok(archived)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Contents, Imported, Sink};
+use super::{Archived, Contents, Found, Imported, Sink};
 use crate::image::descriptor::Descriptor;
 use crate::image::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use crate::image::error::ImageError;
@@ -12,7 +12,7 @@ use crate::image::pull::leads_to_images;
 use crate::oci::{Digest, Reference};
 
 /// The images that `index.json` names, each whole for at least one platform.
-pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Vec<Imported>, ImageError> {
+pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Result<Archived, ImageError> {
     let bytes = contents.documents.get("index.json").map(Vec::as_slice).unwrap_or_default();
     let Document::Index(children) = document::parse(&format!("archive {shown}: index.json"), bytes)? else {
         let why = "its index.json is not an index".to_owned();
@@ -31,14 +31,16 @@ pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Resul
         let reference = child.names.iter().find_map(|name| name.parse::<Reference>().ok());
         images.push(Imported { reference, name: child.names.into_iter().next(), target: child.descriptor });
     }
-    Ok(images)
+    // With what no platform's image reaches: what is attached to one, above all.
+    let is_blob = |(name, found): (&String, &Found)| name.starts_with(super::BLOBS).then(|| found.digest.clone());
+    Ok(Archived { images, blobs: contents.files.iter().filter_map(is_blob).collect(), made: Vec::new() })
 }
 
 /// Whether a blob is here; one of another size than it is named with is a lie.
 fn has(contents: &Contents, sink: &Sink<'_>, blob: &Descriptor) -> Result<bool, ImageError> {
     let given = contents.files.get(&name(&blob.digest)).map(|found| found.size);
     let stored = || match sink {
-        Sink::Store(store) => store.size(&blob.digest),
+        Sink::Store(store, _) => store.size(&blob.digest),
         Sink::Hash => None,
     };
     match given.or_else(stored) {
@@ -65,7 +67,7 @@ fn read<'c>(
             Err(ImageError::TooLarge { what: format!("blob {digest}"), limit: max })
         }
         (Some(bytes), _) => Ok(Some(Cow::Borrowed(bytes))),
-        (None, Sink::Store(store)) => store.read(digest, max).map(|bytes| Some(Cow::Owned(bytes))),
+        (None, Sink::Store(store, _)) => store.read(digest, max).map(|bytes| Some(Cow::Owned(bytes))),
         (None, Sink::Hash) => Ok(None),
     }
 }

@@ -42,9 +42,6 @@ pub use upload::{Sent, Told};
 
 use crate::oci::{Digest, Platform};
 
-/// Where hosts are described by default.
-pub const DEFAULT_CERTS_DIR: &str = "/etc/bayplan/certs.d";
-
 /// How registries are spoken to.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
@@ -64,12 +61,13 @@ pub struct RegistryConfig {
     pub timeouts: Timeouts,
 }
 
-impl Default for RegistryConfig {
-    fn default() -> Self {
+impl RegistryConfig {
+    /// With hosts described in this directory; the rest as it is without a configuration.
+    pub fn with_certs(certs_dir: impl Into<PathBuf>) -> Self {
         Self {
             plain_http_hosts: Vec::new(),
             auth_files: credentials::default_files(),
-            certs_dir: DEFAULT_CERTS_DIR.into(),
+            certs_dir: certs_dir.into(),
             proxies: Proxies::from_environment(),
             concurrency: 24,
             per_host: 6,
@@ -149,14 +147,16 @@ impl fmt::Debug for PullOptions {
 }
 
 #[cfg(test)]
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self::with_certs("/nonexistent")
+    }
+}
+
+#[cfg(test)]
 impl RegistryConfig {
     /// Nothing of the machine that tests run on.
     pub(crate) fn for_tests() -> Self {
-        Self {
-            auth_files: Vec::new(),
-            certs_dir: "/nonexistent".into(),
-            proxies: Proxies::default(),
-            ..Self::default()
-        }
+        Self { auth_files: Vec::new(), proxies: Proxies::default(), ..Self::default() }
     }
 }

@@ -166,3 +166,34 @@ fn a_changed_archive_is_read_again() {
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(node.images.archive_images(&path), Err(ImageError::Io { .. })));
 }
+
+#[test]
+fn of_a_tar_file_that_is_no_archive_of_images_nothing_is_left() {
+    let node = Node::plain();
+    let mut blobs = Blobs::default();
+    let image = blobs.image("amd64", &[LayerTar::new().file("etc/x", b"1").done()]);
+    let whole = blobs.archive(&[("x.local/a:1", &image)]);
+    let torn = &whole[..whole.len() - 3000];
+    let rootfs = LayerTar::new().file("bin/sh", &noise(300_000, 1)).file("etc/config.json", b"{}").done();
+    for bytes in [&rootfs[..], torn] {
+        node.images.import("x", bytes).unwrap_err();
+        assert_eq!(node.images.store().digests().unwrap(), []);
+        assert!(node.ingest_is_empty());
+    }
+    // A document may begin with blanks, as pretty-printed ones do.
+    assert_eq!(node.images.import("x", &whole[..]).unwrap()[0].target, image);
+}
+
+#[test]
+fn what_a_killed_import_left_is_swept_and_what_a_living_one_has_is_not() {
+    let node = Node::plain();
+    let ingest = node.images.store().root().join("ingest");
+    for name in ["1-import-0", "2-import-0"] {
+        std::fs::create_dir(ingest.join(name)).unwrap();
+        std::fs::write(ingest.join(name).join("0"), "x").unwrap();
+    }
+    let living = std::fs::File::open(ingest.join("2-import-0")).unwrap();
+    rustix::fs::flock(&living, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert_eq!(node.images.store().sweep_ingest(std::time::Duration::from_secs(3600)).unwrap(), 1);
+    assert!(!ingest.join("1-import-0").exists() && ingest.join("2-import-0/0").exists());
+}

@@ -254,7 +254,7 @@ fn a_disk_that_is_full_in_the_middle_of_a_layer_is_told_and_gets_its_space_back(
         @r#"write "large" of layer LAYER: No space left on device (os error 28)"#
     );
     let fault = crate::error::Fault::from(error);
-    assert_eq!(fault.help.as_deref(), Some("free space on that file system"));
+    assert_eq!(fault.help.as_deref(), Some(crate::image::MAKE_ROOM));
     assert!(node.names("l").is_empty());
     assert_eq!(disk.free(), before);
 }

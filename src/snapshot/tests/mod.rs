@@ -3,6 +3,7 @@
 mod along;
 mod apply;
 mod bounds;
+mod compare;
 mod hostile;
 mod peers;
 mod shared;
