@@ -67,16 +67,18 @@ impl Session {
         let way = if descriptor.size <= SMALL { Way::Whole } else { Way::Chunks };
         let mut sending = Sending { session: self, descriptor, file, told, way, upload, broke: false, beginnings: 0 };
         loop {
-            let before = sending.at();
+            let (before, way) = (sending.at(), sending.way);
             let why = match sending.attempt().await {
                 Ok(()) => return Ok(Sent::Uploaded),
                 Err(why) => why,
             };
             tracing::debug!(blob = %descriptor.digest, at = sending.at(), "upload broke: {why}");
-            if sending.at() > before {
+            let far = sending.at() > before;
+            let why = sending.mend(why);
+            // Another way is none of the tries of this one.
+            if far || sending.way != way {
                 tries.forgive();
             }
-            let why = sending.mend(why);
             let gave_up = match sending.beginnings < MAX_BEGINNINGS {
                 true => tries.pause(why).await.err(),
                 false => Some(why),

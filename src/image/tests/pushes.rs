@@ -271,7 +271,11 @@ async fn answer(held: Arc<Mutex<Held>>, host: String, request: Request) -> Respo
                 None => StatusCode::NOT_FOUND.into_response(),
             }
         }
-        Method::PATCH if held.lock().unwrap().no_chunks => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Method::PATCH if held.lock().unwrap().no_chunks => {
+            // Read to its end as proxies do, for an answer is easily lost with a connection that breaks.
+            axum::body::to_bytes(body, usize::MAX).await.unwrap();
+            StatusCode::PAYLOAD_TOO_LARGE.into_response()
+        }
         Method::PATCH | Method::PUT if path.contains("/uploads/") => {
             if let Some(first) = range.split('-').next().and_then(|first| first.parse::<usize>().ok())
                 && held.lock().unwrap().uploads.get(&last).map_or(0, Vec::len) != first
