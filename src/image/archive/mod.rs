@@ -178,7 +178,7 @@ fn read(
 
 /// What is wrong with something inside of an archive is wrong with the archive.
 fn blame(shown: &str, error: ImageError) -> ImageError {
-    if matches!(error, ImageError::Io { .. } | ImageError::Archive { .. }) {
+    if matches!(error, ImageError::Io { .. } | ImageError::Full { .. } | ImageError::Archive { .. }) {
         return error;
     }
     let text = error.to_string();
