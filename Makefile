@@ -21,7 +21,7 @@ endif
 # The same for all that build with the release profile, so that none builds anew what another built.
 demo bench build install test-vm: export BAYPLAN_COMMIT := $(COMMIT)
 
-.PHONY: help demo test test-vm lint deny bench build install uninstall schema clean
+.PHONY: help demo test test-vm fuzz lint deny bench build install uninstall schema clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -62,6 +62,14 @@ test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd 
 	@$(RELEASE)
 	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
 	$(SUDO) tests/vm/all "$$e2e" $(VM)
+
+fuzz: export FUZZ_SECONDS ?= 60
+fuzz: export FUZZ_SEED ?=
+fuzz: export FUZZ_TARGET ?=
+fuzz: export FUZZ_INPUT ?=
+fuzz: ## Random references, settings, manifests, layers and archives [FUZZ_SECONDS=60 FUZZ_SEED= FUZZ_TARGET= FUZZ_INPUT=]
+	@tests/prerequisites.sh build
+	@$(CARGO) test --locked --quiet --bench fuzz
 
 bench: ## Measures side by side with runc and tar, and prints the tables of docs/SPECIFICATION.md
 	@tests/prerequisites.sh build bench

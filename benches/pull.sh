@@ -87,7 +87,7 @@ begin() {
   until [ -S s/bayplan.sock ]; do kill -0 $daemon || { cat daemon.log >&2; exit 1; }; sleep 0.02; done
 }
 end() { finish $daemon; daemon=''; rm -f s/bayplan.sock; }
-ours() { bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" pull -q "127.0.0.1:$port/bench/$1:1"; }
+ours() { bayplan --manifests "$work/m" --root "$work/$turn/r" --state "$work/s" pull -q "127.0.0.1:$port/bench/$1:${2:-1}"; }
 measure() { # measure IMAGE FLOOR WHAT TARGET
   : >floor.ms; : >ours.ms
   for _ in $(seq "$rounds"); do
@@ -113,6 +113,31 @@ row "peak memory of the daemon over the three (MB)" "$(awk '$1 == "VmHWM:" { pri
 before=$(grep -c '"[A-Z]* /v2/bench/real' registry.log)
 for _ in 1 2 3 4 5 6 7 8 9; do took ours real; done | median >again.ms
 row "the same tag again, process start included (ms); requests: $((($(grep -c '"[A-Z]* /v2/bench/real' registry.log) - before) / 9))" "$(cat again.ms)" "" "≤ 10 ms, one HEAD"
+end
+
+# Ten pulls at once of images that share their layers, into an empty root: how often each blob crosses the wire.
+# Each is the first one under a configuration of its own.
+target() { jq -r "$1" "$2" | cut -d: -f2; }
+put() { jq -c "$@" >doc; local digest; digest=$(sha256sum doc | cut -d' ' -f1); mv doc "shared/blobs/sha256/$digest"; echo "$digest $(stat -c %s "shared/blobs/sha256/$digest")"; }
+mkdir -p shared/blobs/sha256
+ln -s "$images"/real/blobs/sha256/* shared/blobs/sha256/
+cp "$images/real/oci-layout" shared/
+for n in 1 2 3 4 5 6 7 8 9 10; do
+  manifest=$images/real/blobs/sha256/$(target '.manifests[0].digest' "$images/real/index.json")
+  read -r digest size < <(put --arg n "$n" '.config.Labels.n = $n' "$images/real/blobs/sha256/$(target .config.digest "$manifest")")
+  point='|= . + {digest: ("sha256:" + $digest), size: $size}'
+  read -r digest size < <(put --arg digest "$digest" --argjson size "$size" ".config $point" "$manifest")
+  jq -c --arg digest "$digest" --argjson size "$size" ".manifests[0] $point" "$images/real/index.json" >shared/index.json
+  skopeo --insecure-policy copy --quiet --preserve-digests --dest-tls-verify=false "oci:shared:bench" "docker://127.0.0.1:$port/bench/shared:$n"
+done
+fresh
+begin
+before=$(wc -l <registry.log)
+pulls=()
+for n in 1 2 3 4 5 6 7 8 9 10; do ours shared "$n" >/dev/null & pulls+=($!); done
+for pull in "${pulls[@]}"; do wait "$pull"; done
+tail -n "+$((before + 1))" registry.log | sed -n 's|.*"GET /v2/bench/shared/blobs/\(sha256:[0-9a-f]*\) .*" 20[06] .*|\1|p' | sort | uniq -c | awk '{ print $1 }' >times
+row "ten cold pulls at once of images of these 4 layers: times that each of $(wc -l <times) blobs crosses the wire, at most" "$(sort -n times | tail -n 1)" "" "1"
 end
 
 if [ "${PEERS:-0}" = 1 ] && command -v containerd >/dev/null && command -v ctr >/dev/null; then

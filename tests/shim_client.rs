@@ -92,6 +92,8 @@ impl Node {
                     restarts: 0,
                     oom_score_adj: None,
                     runtime_timeout_ms: None,
+                    stop_signal: None,
+                    grace_ms: None,
                 })
                 .unwrap();
         }

@@ -474,6 +474,8 @@ impl Engine {
             restarts,
             oom_score_adj: Some(self.config().shim.oom_score_adj),
             runtime_timeout_ms: None,
+            stop_signal: Some(self.stop_signal(record, spec)),
+            grace_ms: Some(u64::from(spec.termination_grace_period_seconds) * 1000),
         })
     }
 

@@ -13,6 +13,8 @@ use crate::oci::Platform;
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// Bound of a configuration in bytes.
 pub const MAX_CONFIG: u64 = 8 << 20;
+/// Bound of what a blob is said to have in bytes: more than disks hold, and few enough to be added up.
+const MAX_BLOB: u64 = 1 << 50;
 /// Layers that one image may have. Overlayfs takes 500; Docker stops at 127.
 pub const MAX_LAYERS: usize = 500;
 
@@ -144,6 +146,9 @@ fn index(what: &str, bytes: &[u8]) -> Result<Document, ImageError> {
 
 fn convert(what: &str, descriptor: &oci::Descriptor) -> Result<Descriptor, ImageError> {
     let digest = descriptor.digest().to_string().parse().map_err(|e| malformed(what, e))?;
+    if descriptor.size() > MAX_BLOB {
+        return Err(malformed(what, format!("it says that {digest} has {} bytes", descriptor.size())));
+    }
     Ok(Descriptor { media_type: descriptor.media_type().to_string(), digest, size: descriptor.size() })
 }
 

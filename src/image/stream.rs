@@ -36,12 +36,11 @@ pub(super) async fn stream(
     report: &mut Throttle<'_>,
 ) -> Result<(), Broke> {
     let (mut body, start): (Body, u64) = session.blob(&descriptor.digest, *sent).await.map_err(Broke::Registry)?;
-    let length = body.content_length();
-    if let Some(length) = length
-        && start + length != descriptor.size
+    if let Some(actual) = body.content_length().map(|length| start.saturating_add(length))
+        && actual != descriptor.size
     {
         let (what, expected) = (format!("blob {}", descriptor.digest), descriptor.size);
-        return Err(Broke::Fatal(ImageError::Size { what, expected, actual: start + length }));
+        return Err(Broke::Fatal(ImageError::Size { what, expected, actual }));
     }
     let mut position = start;
     loop {

@@ -95,6 +95,11 @@ impl Text {
         Self { name: name.to_owned(), text: Arc::from(text), starts }
     }
 
+    /// How many lines there are, the empty one behind the last break included.
+    pub fn lines(&self) -> u32 {
+        number(self.starts.len())
+    }
+
     /// Line `line`, from 1, without its break.
     pub fn line(&self, line: u32) -> &str {
         let index = (line as usize).saturating_sub(1);

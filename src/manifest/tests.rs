@@ -317,6 +317,7 @@ fn broken_text_is_refused_with_its_place() {
         ("own alias", "a: &a [*a]\n".into()),
         ("duplicate", "a: 1\nb: 2\n\"a\": 3\n".into()),
         ("complex key", "? [a]\n: b\n".into()),
+        ("key left out at the end", "? # of what".into()),
         ("merge", "<<: 3\na: b\n".into()),
         ("tagged", "a: !!binary aGk=\n".into()),
         ("bomb", bomb),

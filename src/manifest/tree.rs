@@ -108,8 +108,14 @@ pub(super) fn documents(text: &Text, json: bool, found: &mut Vec<Diagnostic>) ->
     documents
 }
 
-fn start(span: &Span) -> Extent {
-    Extent { line: number(span.start.line()), column: number(span.start.col() + 1), length: 0 }
+fn start(text: &Text, span: &Span) -> Extent {
+    let extent = Extent { line: number(span.start.line()), column: number(span.start.col() + 1), length: 0 };
+    // What is left out at the end of a text without a last line feed stands, to the parser, on a line that is not there.
+    if extent.line > text.lines() {
+        let last = text.lines();
+        return Extent { line: last, column: number(text.line(last).chars().count() + 1), length: 0 };
+    }
+    extent
 }
 
 /// A syntax error in our words. Tabs come first: the parser's own message about them varies by place.
@@ -208,7 +214,7 @@ type Step = Result<(), Box<Diagnostic>>;
 
 impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Step {
-        let extent = start(&span);
+        let extent = start(self.text, &span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let length = if span.start.line() != span.end.line() {

@@ -18,6 +18,12 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
+/// Bytes that are looked into at all.
+const MAX_LENGTH: usize = 1024;
+/// Bytes of a host, and of a repository: with the longest tag and digest there are fewer than [`MAX_LENGTH`], so that
+/// what has an implied tag, or is pinned, can be written out and read again.
+const MAX_NAME: usize = 255;
+
 /// Why a text is not a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
@@ -106,6 +112,9 @@ fn is_host(component: &str) -> bool {
 }
 
 fn valid_host(host: &str) -> bool {
+    if host.len() > MAX_NAME {
+        return false;
+    }
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((v6, rest)) => {
             if v6.parse::<std::net::Ipv6Addr>().is_err() {
@@ -161,8 +170,9 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
-        if text.len() > 512 {
-            return Err(form("it is longer than 512 bytes"));
+        if text.len() > MAX_LENGTH {
+            let given = text.chars().take(64).chain(['…']).collect();
+            return Err(ReferenceError::Form { given, why: format!("it is longer than {MAX_LENGTH} bytes") });
         }
         if text.contains("://") {
             return Err(form("leave out the scheme"));
@@ -197,8 +207,8 @@ impl FromStr for Reference {
         if !valid_host(host) {
             return Err(form(&format!("{host:?} is not a host[:port]")));
         }
-        if path.is_empty() || path.len() > 255 {
-            return Err(form("the repository is empty or longer than 255 bytes"));
+        if path.is_empty() || path.len() > MAX_NAME {
+            return Err(form(&format!("the repository is empty or longer than {MAX_NAME} bytes")));
         }
         if let Some(bad) = path.split('/').find(|component| !valid_component(component)) {
             return Err(form(&format!(
@@ -297,6 +307,22 @@ mod tests {
             let error = text.parse::<Reference>().unwrap_err();
             assert_eq!(error, ReferenceError::Short { given: text.into(), suggestion: full.into() });
         }
+    }
+
+    #[test]
+    fn the_longest_name_is_read_again_with_an_implied_tag_and_pinned() {
+        let name = format!("{}.io/{}", "h".repeat(252), "p".repeat(255));
+        for text in [name.clone(), format!("{name}:{}@{}", "t".repeat(128), Digest::of(b"x"))] {
+            let reference: Reference = text.parse().unwrap();
+            for longest in [reference.with_digest(Digest::of(b"x")), reference] {
+                assert_eq!(longest.to_string().parse(), Ok(longest));
+            }
+        }
+        for text in [format!("h{name}"), format!("{name}p"), format!("{name}:{}", "t".repeat(129))] {
+            assert!(matches!(text.parse::<Reference>(), Err(ReferenceError::Form { .. })), "{text}");
+        }
+        let error = "x/".repeat(1 << 20).parse::<Reference>().unwrap_err().to_string();
+        assert!(error.len() < 200, "{error}");
     }
 
     #[test]

@@ -189,6 +189,8 @@ mod tests {
             restarts: 0,
             oom_score_adj: None,
             runtime_timeout_ms: None,
+            stop_signal: None,
+            grace_ms: None,
         }
     }
 

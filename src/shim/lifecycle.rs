@@ -323,7 +323,7 @@ impl Task {
         // A failed restart has said what it is already, and may have a next one planned.
         if ran || self.state.phase != TaskPhase::Failed {
             (self.state.phase, self.state.reason) = match verdict {
-                _ if self.stop.is_some() => (TaskPhase::Stopped, Some(format!("{how}, as was asked for"))),
+                _ if self.state.stop_requested => (TaskPhase::Stopped, Some(format!("{how}, as was asked for"))),
                 Ok(()) => (TaskPhase::BackOff, Some(how)),
                 Err(Why::Limit) => (TaskPhase::Exited, Some(format!("{how}; the limit of restarts is reached"))),
                 Err(Why::Policy) if ran || self.state.reason.is_none() => (TaskPhase::Exited, Some(how)),
@@ -397,7 +397,9 @@ impl Task {
                 self.leave(cx);
             }
         } else if let Some(stop) = self.stop.take() {
-            self.state.phase = TaskPhase::Stopped;
+            if self.state.stop_requested {
+                self.state.phase = TaskPhase::Stopped;
+            }
             self.transition(true, cx);
             self.answer_waiters(cx);
             for reply in stop.replies {

@@ -55,6 +55,13 @@ pub struct Supervision {
     /// Milliseconds after which an execution of the runtime is ended; `None` is a minute.
     #[serde(default)]
     pub runtime_timeout_ms: Option<u64>,
+    /// Number of the signal that a stop sends first, where nobody is there to say it: when the machine goes down.
+    /// `None` is SIGTERM.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
+    /// Milliseconds that it then has; `None` is ten seconds.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
 }
 
 /// The restart policy, as the shim carries it out.

@@ -77,10 +77,11 @@ pub struct Server {
     connections: Vec<Connection>,
     tasks: Vec<Task>,
     ending: bool,
+    going_down: bool,
 }
 
 /// The signals that arrive by descriptor. Those that would end the shim are read and dropped: it ends when its host
-/// says so, or by SIGKILL. They are blocked and not ignored, because what is ignored stays so in the container.
+/// says so, by SIGKILL, or by SIGTERM from init, which says that the machine goes down. They are blocked and not ignored, because what is ignored stays so in the container.
 pub fn signals() -> SigSet {
     [
         Signal::SIGCHLD,
@@ -104,7 +105,18 @@ impl Server {
         let listener_token = poll.add(&listener, EventFlags::IN)?;
         let cx = Context { poll, now: Instant::now(), outbox: Vec::new(), strays: Vec::new() };
         let (connections, tasks) = (Vec::new(), Vec::new());
-        Ok(Self { cx, namespace, listener, listener_token, signals, signals_token, connections, tasks, ending: false })
+        Ok(Self {
+            cx,
+            namespace,
+            listener,
+            listener_token,
+            signals,
+            signals_token,
+            connections,
+            tasks,
+            ending: false,
+            going_down: false,
+        })
     }
 
     /// Runs until the host shuts it down.
@@ -142,13 +154,22 @@ impl Server {
                 self.cx.poll.shrink();
             }
             restless = worked;
+            self.ending |= self.going_down && self.tasks.iter().all(Task::is_down);
         }
         Ok(())
     }
 
     fn event(&mut self, token: u64, flags: EventFlags) {
         if token == self.signals_token {
-            while let Ok(Some(_)) = self.signals.read_signal() {}
+            while let Ok(Some(signal)) = self.signals.read_signal() {
+                // Whoever goes on about it from init says it to all: the machine goes down, and waits for us.
+                if signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_pid == 1 {
+                    self.going_down = true;
+                    for task in &mut self.tasks {
+                        task.go_down(&mut self.cx);
+                    }
+                }
+            }
             self.reap();
         } else if token == self.listener_token {
             self.accept();

@@ -34,6 +34,9 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 /// times what a healthy one needs.
 const HURRY: Duration = Duration::from_millis(500);
 
+/// How long a container has to end when the machine goes down, where nobody said.
+const DOWN_GRACE: Duration = Duration::from_secs(10);
+
 /// An execution of the runtime that has not ended.
 pub(super) struct Job {
     pub pid: Pid,
@@ -327,6 +330,23 @@ impl Task {
         }
         self.hurry(HURRY, cx);
         Ok(())
+    }
+
+    /// The machine goes down. The container ends as by a stop and is not started again by this shim; but nobody asked
+    /// for its end, so whoever finds its state later starts it again.
+    pub fn go_down(&mut self, cx: &mut Context) {
+        self.next_start = None;
+        let wanted = self.supervision.as_ref();
+        let signal = wanted.and_then(|wanted| wanted.stop_signal).unwrap_or(Signal::TERM.as_raw());
+        let grace = wanted.and_then(|wanted| wanted.grace_ms).map_or(DOWN_GRACE, Duration::from_millis);
+        self.stop.get_or_insert(Stop { signal, grace, deadline: None, replies: Vec::new() });
+        self.hurry(HURRY, cx);
+        self.advance(cx);
+    }
+
+    /// Nothing of it lives and nothing is under way.
+    pub fn is_down(&self) -> bool {
+        self.init.is_none() && self.early.is_none() && !self.is_executing() && self.remains.is_none()
     }
 
     /// `Wait`: answered when the process ended and no restart follows.

@@ -32,6 +32,7 @@ mod tests;
 mod unpack;
 mod usage;
 pub mod view;
+mod writeback;
 mod xattr;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::SnapshotError;
 use super::remove;
+use super::writeback::Writeback;
 use crate::image::Leases;
 use crate::oci::Digest;
 
@@ -201,6 +202,11 @@ impl Store {
     pub fn sync(&self) -> Result<(), SnapshotError> {
         let root = File::open(&self.root).map_err(SnapshotError::at("open", &self.root))?;
         syncfs(&root).map_err(SnapshotError::at("sync", &self.root))
+    }
+
+    /// Lets what is written beneath the root go to the disk meanwhile.
+    pub fn writeback(&self) -> Result<Writeback, SnapshotError> {
+        File::open(&self.root).and_then(Writeback::over).map_err(SnapshotError::at("sync", &self.root))
     }
 
     /// Publishes a layer whose bytes are durable. One that another process published first is kept, and

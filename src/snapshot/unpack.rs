@@ -13,6 +13,7 @@ use super::chain::chain_ids;
 use super::compare::Difference;
 use super::error::SnapshotError;
 use super::store::{Draft, Record};
+use super::writeback::Writeback;
 use super::{Snapshots, compare, implied, layer};
 use crate::image::{ContentStore, Following, Image, ImageError, Layer, Packed, compression};
 use crate::oci::Digest;
@@ -276,6 +277,7 @@ impl Snapshots {
         order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].descriptor.size));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(order.len());
         let next = AtomicUsize::new(0);
+        let writeback = self.inner.store.writeback()?;
         let results: Mutex<Vec<(usize, Result<Applied, SnapshotError>)>> = Mutex::default();
         let work = || {
             if let Err(error) = own_umask() {
@@ -288,7 +290,7 @@ impl Snapshots {
                 progress(&layer.descriptor.digest);
                 let parent = at.checked_sub(1).map(|below| chains[below].clone());
                 let record = Record { chain: chains[at].clone(), parent, diff_id: layer.diff_id.clone() };
-                let result = self.apply_one(layer, &record, source);
+                let result = self.apply_one(layer, &record, source, &writeback);
                 if result.is_err() {
                     // The others need not begin what will not be used.
                     next.store(order.len(), Ordering::Relaxed);
@@ -308,14 +310,20 @@ impl Snapshots {
     }
 
     /// Applies one layer. What a download that was broken off gave is dropped, and the layer read again.
-    fn apply_one(&self, layer: &Layer, record: &Record, source: &impl LayerSource) -> Result<Applied, SnapshotError> {
+    fn apply_one(
+        &self,
+        layer: &Layer,
+        record: &Record,
+        source: &impl LayerSource,
+        writeback: &Writeback,
+    ) -> Result<Applied, SnapshotError> {
         loop {
             let packed = source.open(layer).map_err(|source| SnapshotError::Source {
                 layer: layer.descriptor.digest.clone(),
                 source: Box::new(source),
             })?;
             let (blob, right) = packed.split();
-            let result = self.apply_blob(layer, record, blob);
+            let result = self.apply_blob(layer, record, blob, writeback);
             // A blob that is not what its digest says is told as that, not by what is odd in its bytes.
             if right() {
                 return result;
@@ -323,14 +331,20 @@ impl Snapshots {
         }
     }
 
-    fn apply_blob(&self, layer: &Layer, record: &Record, blob: Box<dyn Read + Send>) -> Result<Applied, SnapshotError> {
+    fn apply_blob(
+        &self,
+        layer: &Layer,
+        record: &Record,
+        blob: Box<dyn Read + Send>,
+        writeback: &Writeback,
+    ) -> Result<Applied, SnapshotError> {
         let store = &self.inner.store;
         let digest = &layer.descriptor.digest;
         let draft = store.draft(record)?;
         let root = open_root(&draft.fs())?;
         let (done, diff_id) = std::thread::scope(|scope| {
             let mut stream = Ahead::start(scope, move || compression::reader(blob), self.inner.limit);
-            let done = layer::apply(digest, root, &mut stream, || store.spool(&draft), self.inner.limit)?;
+            let done = layer::apply(digest, root, &mut stream, || store.spool(&draft), self.inner.limit, writeback)?;
             Ok((done, stream.digest()))
         })?;
         if diff_id != layer.diff_id {

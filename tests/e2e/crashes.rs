@@ -1,8 +1,8 @@
-//! kill -9 at any instant of what works on the store: it stays sound, what was fetched is not fetched again, and
-//! nothing is left over.
+//! kill -9 at any instant of what works on the store: it stays sound, what was fetched is not fetched again, what was
+//! sent is not sent again, and nothing is left over. The instants are random, one in each of equal parts of the time
+//! that the work takes, and every second one meets a daemon at it instead of the command itself.
 
 use std::fs;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::image::Image;
@@ -10,6 +10,10 @@ use crate::node::TestNode;
 use crate::registry::TestRegistry;
 use crate::wire::Wire;
 
+/// Pulls that are killed.
+const PULLS: u32 = 14;
+/// Imports that are, and pushes and prunes each.
+const OTHERS: u32 = 8;
 /// What a manifest, a configuration and the headers of some requests may take on the wire.
 const SMALL_TALK: u64 = 64 << 10;
 
@@ -29,25 +33,41 @@ impl Dice {
         Self(seed)
     }
 
-    fn within(&mut self, most: Duration) -> Duration {
+    fn next(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        most * u32::try_from(self.0 % 1000).unwrap() / 1000
+        u32::try_from(self.0 % 1000).unwrap()
+    }
+
+    /// An instant in part `round` of `rounds` of a time.
+    fn within(&mut self, time: Duration, round: u32, rounds: u32) -> Duration {
+        time * (round * 1000 + self.next()) / (rounds * 1000)
     }
 }
 
-/// Runs it once to its end, to know how long it takes.
+/// How long it takes from its beginning to its end.
 fn whole(node: &TestNode, args: &[&str]) -> Duration {
     let started = Instant::now();
     node.bayplan(args).ok();
     started.elapsed()
 }
 
-fn kill_at(mut child: Child, at: Duration) {
+/// Begins this and kills who does it at that instant.
+fn strike(node: &mut TestNode, args: &[&str], round: u32, at: Duration) {
+    let by_daemon = round % 2 == 1;
+    if by_daemon {
+        node.start_daemon();
+    }
+    let mut client = node.bare(args).spawn().unwrap();
+    // Not a wait for a condition: the instant is what varies.
     std::thread::sleep(at);
-    child.kill().ok();
-    child.wait().unwrap();
+    if by_daemon {
+        node.kill_daemon();
+    } else {
+        client.kill().ok();
+    }
+    client.wait().unwrap();
 }
 
 /// The store is sound, by its own examination and from outside.
@@ -94,28 +114,22 @@ fn a_killed_pull_is_gone_on_with() {
     let registry = TestRegistry::new();
     let image = large();
     registry.push(&image, "lab/large:1");
-    let wire = Wire::to(&registry.host(), 16 << 20);
+    // Slow enough that most of the time is spent on the wire.
+    let wire = Wire::to(&registry.host(), 5 << 20);
     let reference = wire.reference("lab/large:1");
     let mut node = TestNode::new();
     let mut dice = Dice::new();
     let before = wire.bytes();
-    let duration = whole(&node, &["pull", &reference]);
+    let first = whole(&node, &["pull", &reference]);
     let all = wire.bytes() - before;
     assert!(all > 8 << 20, "the image crossed the wire: {all} bytes");
+    empty(&node);
+    let duration = first.min(whole(&node, &["pull", &reference]));
     let mut taken_up = 0;
-    for round in 0..14 {
+    for round in 0..PULLS {
         empty(&node);
-        let at = dice.within(duration);
-        let by_daemon = round % 2 == 1;
-        if by_daemon {
-            node.start_daemon();
-            let mut client = node.bare(&["pull", &reference]).spawn().unwrap();
-            std::thread::sleep(at);
-            node.kill_daemon();
-            client.wait().unwrap();
-        } else {
-            kill_at(node.bare(&["pull", &reference]).spawn().unwrap(), at);
-        }
+        let at = dice.within(duration, round, PULLS);
+        strike(&mut node, &["pull", &reference], round, at);
         // Before anybody opens the store again: no start may throw it away.
         let kept = kept_bytes(&node, &image);
         assert_sound(&node);
@@ -142,24 +156,66 @@ fn a_killed_import_leaves_nothing() {
     large().oci_archive(&archive, Some("registry.local/large:1"));
     let load = ["load", archive.to_str().unwrap()];
     let mut dice = Dice::new();
-    let duration = whole(&node, &load);
-    for round in 0..8 {
+    let first = whole(&node, &load);
+    empty(&node);
+    let duration = first.min(whole(&node, &load));
+    for round in 0..OTHERS {
         empty(&node);
-        let at = dice.within(duration);
-        if round % 2 == 1 {
-            node.start_daemon();
-            let mut client = node.bare(&load).spawn().unwrap();
-            std::thread::sleep(at);
-            node.kill_daemon();
-            client.wait().unwrap();
-        } else {
-            kill_at(node.bare(&load).spawn().unwrap(), at);
-        }
+        let at = dice.within(duration, round, OTHERS);
+        strike(&mut node, &load, round, at);
         assert_sound(&node);
         node.bayplan(&load).ok();
         assert_sound(&node);
         assert_nothing_left(&node);
     }
+    empty(&node);
+    node.close();
+}
+
+#[test]
+fn a_killed_push_is_gone_on_with() {
+    let registry = TestRegistry::new();
+    let mut node = TestNode::new();
+    let mut dice = Dice::new();
+    // Another image and another repository each time: what a registry has anywhere need not be sent.
+    let load = |node: &TestNode, name: &str, seed: u64| {
+        let image = (0..4).fold(Image::busybox(), |image, n| image.noise(2 << 20, 100 + seed * 10 + n));
+        let archive = node.dir().join("pushed.tar");
+        image.oci_archive(&archive, Some(name));
+        node.bayplan(&["load", archive.to_str().unwrap()]).ok();
+        image
+    };
+    let measured = ["registry.local/measured:1", "registry.local/measured:2"];
+    let durations = measured.iter().zip(0..).map(|(name, seed)| {
+        load(&node, name, seed);
+        whole(&node, &["push", name, &registry.reference(&format!("lab/measured-{seed}:1"))])
+    });
+    let duration = durations.min().unwrap();
+    let mut broken = 0;
+    for round in 0..OTHERS {
+        let name = format!("registry.local/pushed:{round}");
+        let image = load(&node, &name, 2 + u64::from(round));
+        let before = (names(&node, "content/blobs/sha256").len(), names(&node, "snapshots/chains").len());
+        let repository = format!("lab/pushed-{round}");
+        let target = registry.reference(&format!("{repository}:1"));
+        let push = ["push", &name, &target];
+        let at = dice.within(duration, round, OTHERS);
+        strike(&mut node, &push, round, at);
+        let uploads = || image.layer_blobs().iter().map(|hex| registry.uploads(&repository, hex)).collect::<Vec<_>>();
+        // Those that the registry finishes from here on, it may be sent again or not.
+        let there = uploads();
+        broken += u32::from(there.contains(&0));
+        assert_sound(&node);
+        node.bayplan(&push).ok();
+        let then = uploads();
+        let again = there.iter().zip(&then).any(|(before, after)| *before > 0 && after > before);
+        assert!(!again, "round {round}, killed after {at:?}: sent {there:?} times, and then {then:?}");
+        assert_eq!(registry.digest(&target), image.digest());
+        assert_eq!((names(&node, "content/blobs/sha256").len(), names(&node, "snapshots/chains").len()), before);
+        assert_sound(&node);
+        assert_nothing_left(&node);
+    }
+    assert!(broken > 0, "no kill came before the end of a push");
     empty(&node);
     node.close();
 }
@@ -181,19 +237,13 @@ fn a_killed_prune_breaks_nothing_and_is_gone_on_with() {
     // In use, and so to be left alone by every one of them.
     node.bayplan(&["create", "registry.local/i0:1", "user"]).ok();
     let mut dice = Dice::new();
-    let duration = whole(&node, &prune);
-    for round in 0..8 {
+    let first = whole(&node, &prune);
+    fill(&node);
+    let duration = first.min(whole(&node, &prune));
+    for round in 0..OTHERS {
         fill(&node);
-        let at = dice.within(duration);
-        if round % 2 == 1 {
-            node.start_daemon();
-            let mut client = node.bare(&prune).spawn().unwrap();
-            std::thread::sleep(at);
-            node.kill_daemon();
-            client.wait().unwrap();
-        } else {
-            kill_at(node.bare(&prune).spawn().unwrap(), at);
-        }
+        let at = dice.within(duration, round, OTHERS);
+        strike(&mut node, &prune, round, at);
         assert_sound(&node);
         node.bayplan(&prune).ok();
         let left = node.get("images");

@@ -1,7 +1,7 @@
 //! Images between bayplan and the others: whoever makes, pushes or exports one, everybody reads the same digest.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bayplan::oci::Digest;
@@ -376,61 +376,5 @@ fn a_root_file_system_becomes_an_image_that_runs_and_is_pushed() {
     assert_eq!(skopeo(&format!("docker://{target}")), digest.trim());
     // What is an archive of images is told apart, either way round.
     node.bayplan(&["load", text(&tar)]).exits(3).says("--rootfs");
-    node.close();
-}
-
-#[test]
-fn a_push_that_was_killed_leaves_nothing_and_the_next_one_goes_on() {
-    let registry = TestRegistry::new();
-    let mut node = TestNode::new();
-    let mut image = Image::busybox();
-    let mut state = 1u64;
-    for n in 0..6 {
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u8
-        })
-        .take(6_000_000)
-        .collect();
-        image = image.layer(|layer| layer.file(&format!("noise{n}"), 0o644, &noise));
-    }
-    let archive = node.dir().join("big.tar");
-    image.oci_archive(&archive, Some("registry.local/big:1"));
-    node.bayplan(&["load", text(&archive)]).ok();
-    node.start_daemon();
-    let started = std::time::Instant::now();
-    node.bayplan(&["push", "registry.local/big:1", &registry.reference("measured/big:1")]).ok();
-    let whole = started.elapsed();
-    let files = |node: &TestNode| -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut stack = vec![node.root().join("content"), node.state()];
-        while let Some(path) = stack.pop() {
-            match fs::read_dir(&path) {
-                Ok(entries) => stack.extend(entries.map(|entry| entry.unwrap().path())),
-                Err(_) => found.push(path),
-            }
-        }
-        found.sort();
-        found
-    };
-    let before = files(&node);
-    let (target, blobs) = (registry.reference("lab/big:1"), image.layer_blobs());
-    let sent = |hex: &String| registry.uploads("lab/big", hex);
-    for round in 1..=5 {
-        let there: Vec<_> = blobs.iter().map(sent).collect();
-        let mut push = node.command(&["push", "registry.local/big:1", &target]);
-        let mut push = push.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Not a wait for a condition: the instant is what varies.
-        std::thread::sleep(whole * round / 6);
-        node.kill_daemon();
-        push.wait().unwrap();
-        node.start_daemon();
-        assert_eq!(files(&node), before, "after round {round}");
-        for (hex, count) in blobs.iter().zip(there).filter(|(_, count)| *count > 0) {
-            assert_eq!(sent(hex), count, "blob {hex} was there and was sent again");
-        }
-    }
-    node.bayplan(&["push", "registry.local/big:1", &target]).ok();
-    assert_eq!(skopeo(&format!("docker://{target}")), image.digest());
     node.close();
 }

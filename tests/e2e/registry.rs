@@ -101,6 +101,21 @@ impl TestRegistry {
         log.lines().filter(|line| line.contains(&begin) && line.contains(hex) && line.contains("\" 201 ")).count()
     }
 
+    /// The digest of the manifest or index that a reference names, all of whose blobs are there.
+    pub fn digest(&self, reference: &str) -> String {
+        let copy = self.dir.path().join("copy");
+        let output = Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--src-tls-verify=false"])
+            .arg(format!("docker://{reference}"))
+            .arg(format!("dir:{}", copy.display()))
+            .output()
+            .expect("skopeo is installed");
+        assert!(output.status.success(), "skopeo: {}", String::from_utf8_lossy(&output.stderr));
+        let manifest = fs::read(copy.join("manifest.json")).unwrap();
+        fs::remove_dir_all(copy).unwrap();
+        bayplan::oci::Digest::of(&manifest).as_str().to_owned()
+    }
+
     /// How many requests it saw.
     pub fn requests(&self) -> usize {
         let log = fs::read_to_string(self.log()).unwrap_or_default();

@@ -47,6 +47,8 @@ pub fn supervision(bundle: &Bundle) -> Supervision {
         restarts: 0,
         oom_score_adj: None,
         runtime_timeout_ms: None,
+        stop_signal: None,
+        grace_ms: None,
     }
 }
 

@@ -1,10 +1,13 @@
 //! Restarts, stops, and what is on the disk when.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bayplan::shim::protocol::{Policy, Restart, TaskPhase};
 
-use crate::bundle::{Bundle, alive, kill9, status, until};
+use crate::bundle::{Bundle, SHIM, alive, kill9, status, until};
 use crate::client::Client;
 
 #[test]
@@ -188,5 +191,44 @@ fn three_hundred_crashes_cost_no_descriptor_no_log_and_no_count() {
     assert_eq!(logs, [297, 298, 299, 300, 301], "the newest attempts' logs");
     assert_eq!(bundle.lines("301.log"), ["attempt"]);
     client.delete(&bundle.id).unwrap();
+    bundle.assert_nothing_is_left();
+}
+
+#[test]
+fn when_the_machine_goes_down_a_container_ends_by_its_own_signal_and_the_shim_after_it() {
+    let bundle = Bundle::new("trap 'echo heard > /tmp/heard; exit 0' USR1; echo up; while :; do sleep 0.02; done");
+    bundle.supervise(|s| {
+        s.restart = Restart { policy: Policy::Always, limit: None, initial_ms: 1, max_ms: 1 };
+        s.stop_signal = Some(10);
+        s.grace_ms = Some(30_000);
+    });
+    // An init of its own, that ends as systemd does: SIGTERM to all, and then it waits.
+    let machine = format!(
+        "cd {} && {SHIM} -namespace test -id {} start && read line && kill -TERM -1; \
+         while kill -0 -1; do sleep 0.05; done 2>/dev/null",
+        bundle.path.display(),
+        bundle.id
+    );
+    let mut machine = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &machine])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the shim listens", || UnixStream::connect(bundle.path.join("shim.sock")).is_ok());
+    let mut client = Client::connect(&bundle.path);
+    client.create(&bundle.request()).unwrap();
+    client.start(&bundle.id).unwrap();
+    until("it has set its trap", || bundle.lines("0.log") == ["up"]);
+    machine.stdin.take().unwrap().write_all(b"\n").unwrap();
+    until("nothing lives", || machine.try_wait().unwrap().is_some());
+    assert!(bundle.dir.path().join("image/tmp/heard").exists(), "it hears the signal that it asked for");
+    let state = bundle.state().unwrap();
+    assert_eq!(
+        (state.phase, state.exit.unwrap().code, state.attempt),
+        (TaskPhase::Exited, 0, 0),
+        "and is not restarted"
+    );
+    assert!(!state.stop_requested, "nobody asked for its end: the next boot starts it again");
     bundle.assert_nothing_is_left();
 }

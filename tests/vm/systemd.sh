@@ -2,7 +2,7 @@
 # In the guest: bayplan as a service, from `make install` through restart, reload, kill and stop to two reboots,
 # the second of them a crash.
 set -euo pipefail
-step() { echo "--- boot $BOOT: $*"; }
+step() { echo "--- boot $BOOT, $(cut -d. -f1 /proc/uptime) s: $*"; }
 fail() { echo "NOT TRUE: $*"; systemctl status --no-pager -n 40 bayplan || true; bayplan status || true; exit 1; }
 wait_for() { local what=$1 end=$((SECONDS + 120)); shift; until "$@"; do [ $SECONDS -lt $end ] || fail "$what"; sleep 0.2; done; }
 field() { bayplan -n "$1" get "container/$2" -o json 2>/dev/null | jq -r "(.items[0]? // .).status.$3"; }
@@ -20,6 +20,10 @@ if [ "$BOOT" -gt 1 ]; then
   [ "$(cat /var/boot-id)" != "$(cat /proc/sys/kernel/random/boot_id)" ] || fail "this was a real reboot"
   cat /proc/sys/kernel/random/boot_id >/var/boot-id
   if [ "$BOOT" = 2 ]; then
+    step "the reboot waited for no container and no shim, and each container heard its own stop signal"
+    took=$(($(date +%s) - $(cut -d. -f1 /proc/uptime) - $(cat /var/asked-for-reboot)))
+    [ "$took" -lt 60 ] || fail "the machine went down within a minute: $took s"
+    [ "$(cat /srv/desk/heard)" = heard ] || fail "desk ended by SIGUSR1"
     step "the power goes out"
     sync
     echo b >/proc/sysrq-trigger
@@ -49,7 +53,7 @@ active || fail "the service is active as soon as systemctl returns"
 lsmod | grep -q ^overlay || fail "overlay is loaded"
 
 step "a manifest dropped into /etc/bayplan/manifests runs"
-mkdir -p /srv/images
+mkdir -p /srv/images /srv/desk
 sh image.sh /srv/images/busybox.tar registry.local/busybox:1.35
 cat >/etc/bayplan/manifests/.new <<'MANIFEST'
 apiVersion: bayplan.dev/v1
@@ -69,7 +73,11 @@ spec:
     office:
       images: [{archive: /srv/images/busybox.tar, reference: registry.local/busybox:1.35}]
       containers:
-        desk: {image: registry.local/busybox:1.35, command: [sleep, "1000000"], stopSignal: SIGKILL}
+        desk:
+          image: registry.local/busybox:1.35
+          command: [sh, -c, "trap 'echo heard >>/out/heard; exit 0' USR1; while :; do sleep 0.2; done"]
+          mounts: ["/srv/desk:/out"]
+          stopSignal: SIGUSR1
 MANIFEST
 mv /etc/bayplan/manifests/.new /etc/bayplan/manifests/shop.yaml
 wait_for "all containers run" everything_runs
@@ -103,4 +111,5 @@ systemctl start bayplan; undisturbed "a stop and start"
 
 cat /proc/sys/kernel/random/boot_id >/var/boot-id
 step "reboot"
+date +%s >/var/asked-for-reboot
 exit 194

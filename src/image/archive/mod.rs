@@ -21,7 +21,7 @@ pub use write::{Export, ExportOptions, Format};
 
 use super::compression::Compression;
 use super::descriptor::Descriptor;
-use super::document::MAX_MANIFEST;
+use super::document::MAX_CONFIG;
 use super::error::ImageError;
 use super::reading::{Counted, Counter, Reading, Telling};
 use super::spool::{Aside, Spool};
@@ -36,6 +36,9 @@ const BLOBS: &str = "blobs/";
 const MAX_DOCUMENT: u64 = 8 << 20;
 /// Bound of all documents and names of one archive in bytes.
 const MAX_DOCUMENTS: u64 = 64 << 20;
+
+/// Characters of what is said about an archive.
+const MAX_WORDS: usize = 800;
 
 /// One image of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,13 +181,23 @@ fn read(
 
 /// What is wrong with something inside of an archive is wrong with the archive.
 fn blame(shown: &str, error: ImageError) -> ImageError {
-    if matches!(error, ImageError::Io { .. } | ImageError::Full { .. } | ImageError::Archive { .. }) {
+    if matches!(error, ImageError::Io { .. } | ImageError::Full { .. }) {
         return error;
     }
     let text = error.to_string();
     let text = text.strip_prefix("image ").unwrap_or(&text);
-    let why = text.strip_prefix(&format!("archive {shown}: ")).unwrap_or(text).to_owned();
+    let why = shortened(text.strip_prefix(&format!("archive {shown}: ")).unwrap_or(text));
     ImageError::Archive { archive: shown.to_owned(), why }
+}
+
+/// Its beginning and its end: names in an archive may have a million bytes.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= MAX_WORDS {
+        return text.to_owned();
+    }
+    let (head, tail) = (text.chars().take(MAX_WORDS / 2), text.chars().skip(count - MAX_WORDS / 2));
+    head.chain(['…']).chain(tail).collect()
 }
 
 fn found(
@@ -341,7 +354,7 @@ impl Member<'_> {
         let (mut hasher, mut size, mut first) = (Sha256::new(), 0u64, Vec::new());
         let mut counter = Counter::new(tell);
         let mut buffer = vec![0; 256 << 10];
-        let mut document = (entry.size <= MAX_MANIFEST).then(Vec::new);
+        let mut document = (entry.size <= MAX_CONFIG).then(Vec::new);
         loop {
             let n = reader.read(&mut buffer).map_err(|e| broken(format!("{name}: {}", unreadable(&e))))?;
             if n == 0 {

@@ -1,10 +1,11 @@
 //! The OCI side of an archive: `index.json` and what it reaches.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{Archived, Contents, Found, Imported, Sink};
 use crate::image::descriptor::Descriptor;
-use crate::image::document::{self, Document};
+use crate::image::document::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use crate::image::error::ImageError;
 use crate::image::index::MAX_DEPTH;
 use crate::image::pull::leads_to_images;
@@ -35,9 +36,41 @@ pub(super) fn images(shown: &str, contents: &Contents, sink: &Sink<'_>) -> Resul
     Ok(Archived { images, blobs: contents.files.iter().filter_map(is_blob).collect(), made: Vec::new() })
 }
 
-fn has(contents: &Contents, sink: &Sink<'_>, digest: &Digest) -> bool {
-    contents.files.contains_key(&format!("blobs/sha256/{}", digest.hex()))
-        || matches!(sink, Sink::Store(store, _) if store.has(digest))
+/// Whether a blob is here; one of another size than it is named with is a lie.
+fn has(contents: &Contents, sink: &Sink<'_>, blob: &Descriptor) -> Result<bool, ImageError> {
+    let given = contents.files.get(&name(&blob.digest)).map(|found| found.size);
+    let stored = || match sink {
+        Sink::Store(store, _) => store.size(&blob.digest),
+        Sink::Hash => None,
+    };
+    match given.or_else(stored) {
+        Some(actual) if actual != blob.size => {
+            Err(ImageError::Size { what: format!("blob {}", blob.digest), expected: blob.size, actual })
+        }
+        size => Ok(size.is_some()),
+    }
+}
+
+fn name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A small blob that is here; `None` where nothing was kept of it.
+fn read<'c>(
+    contents: &'c Contents,
+    sink: &Sink<'_>,
+    digest: &Digest,
+    max: u64,
+) -> Result<Option<Cow<'c, [u8]>>, ImageError> {
+    let (name, what) = (name(digest), format!("blob {digest}"));
+    match (contents.documents.get(&name), contents.files.get(&name), sink) {
+        (_, Some(found), _) if found.size > max => Err(ImageError::TooLarge { what, limit: max }),
+        (Some(bytes), ..) => Ok(Some(Cow::Borrowed(bytes))),
+        // Nothing is kept of what does not begin as one does.
+        (None, Some(_), _) => Err(ImageError::Malformed { what, why: "it is no JSON document".into() }),
+        (None, None, Sink::Store(store, _)) => store.read(digest, max).map(|bytes| Some(Cow::Owned(bytes))),
+        (None, None, Sink::Hash) => Ok(None),
+    }
 }
 
 /// Whether an image can be run from what is here. An index may be whole for some platforms only: `ctr` and
@@ -54,25 +87,25 @@ fn whole(
     if depth > MAX_DEPTH || !seen.insert(descriptor.digest.clone()) {
         return Ok(false);
     }
-    let name = format!("blobs/sha256/{}", descriptor.digest.hex());
-    let read;
-    let bytes = match (contents.documents.get(&name), sink) {
-        (Some(bytes), _) => bytes,
-        (None, Sink::Store(store, _)) if store.has(&descriptor.digest) => {
-            read = store.read(&descriptor.digest, document::MAX_MANIFEST)?;
-            &read
-        }
-        _ => {
-            missing.push(descriptor.digest.to_string());
-            return Ok(false);
-        }
+    let here = has(contents, sink, descriptor)?;
+    let bytes = if here { read(contents, sink, &descriptor.digest, MAX_MANIFEST)? } else { None };
+    let Some(bytes) = bytes else {
+        missing.push(descriptor.digest.to_string());
+        return Ok(false);
     };
-    match document::parse(&format!("archive {shown}: manifest {}", descriptor.digest), bytes) {
+    match document::parse(&format!("archive {shown}: manifest {}", descriptor.digest), &bytes) {
         Ok(Document::Manifest { config, layers }) => {
-            let absent: Vec<_> =
-                std::iter::once(&config).chain(&layers).filter(|d| !has(contents, sink, &d.digest)).collect();
-            missing.extend(absent.iter().map(|d| d.digest.to_string()));
-            Ok(absent.is_empty())
+            let mut whole = true;
+            for blob in std::iter::once(&config).chain(&layers) {
+                if !has(contents, sink, blob)? {
+                    missing.push(blob.digest.to_string());
+                    whole = false;
+                }
+            }
+            if whole && let Some(bytes) = read(contents, sink, &config.digest, MAX_CONFIG)? {
+                document::parse_config(&format!("archive {shown}: configuration {}", config.digest), &bytes, layers)?;
+            }
+            Ok(whole)
         }
         Ok(Document::Index(children)) => {
             let mut any = false;

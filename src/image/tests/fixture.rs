@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
 use crate::image::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use crate::oci::Digest;
 
@@ -84,6 +86,34 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     .flatten()
     .take(length)
     .collect()
+}
+
+/// A file system in memory of so many MiB; it goes when this is dropped.
+pub struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub fn new(mebibytes: u32) -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let size = std::ffi::CString::new(format!("size={mebibytes}m")).unwrap();
+        mount("full", disk.0.path(), "tmpfs", MountFlags::empty(), Some(size.as_c_str())).unwrap();
+        disk
+    }
+
+    /// A directory on it, to be dropped before it.
+    pub fn root(&self) -> tempfile::TempDir {
+        tempfile::tempdir_in(self.0.path()).unwrap()
+    }
+
+    /// Blocks that are free.
+    pub fn free(&self) -> u64 {
+        rustix::fs::statvfs(self.0.path()).unwrap().f_bfree
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
 }
 
 /// Blobs by digest, as a registry or a layout holds them.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::fixture::{Blobs, LayerTar};
+use super::fixture::{Blobs, LayerTar, SmallDisk, noise};
 use super::registry::Node;
 use super::server::{Reply, Request, Server};
 use crate::image::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
@@ -94,6 +94,7 @@ fn a_blob_that_is_not_its_digest_is_refused_and_removed() {
         let reference = format!("{}/lab/app:a", server.host).parse().unwrap();
         let error = node.images.pull(&reference, &options(), silent()).await.unwrap_err();
         assert!(matches!(&error, ImageError::Digest { expected, .. } if *expected == digest), "{error}");
+        insta::assert_snapshot!(seen(error, &server.host));
     });
     assert!(!node.images.store().has(&digest));
     // Others of the image may be there, to be taken up again.
@@ -144,12 +145,13 @@ fn a_stall_ends() {
 #[test]
 fn a_body_that_drips_ends() {
     let (digest, _) = layer();
-    let (error, _) = pull(small, move |r| {
+    let (error, text) = pull(small, move |r| {
         // As long as promised, were it ever to end.
         let reply = Reply::new(200, "application/octet-stream", layer().1);
         is_layer(r, &digest).then_some(Reply { drip: Some(Duration::from_millis(50)), ..reply })
     });
     let ImageError::Registry { why: RegistryFailure::Slow { came, .. }, .. } = error else { panic!("{error}") };
+    insta::assert_snapshot!(text.replace(&format!(" {came} bytes"), " FEW bytes"));
     assert!(came < 100, "{came}");
 }
 
@@ -225,6 +227,13 @@ fn a_content_type_that_the_document_contradicts_is_refused_and_one_that_says_not
 fn a_manifest_of_100_mib_is_not_read() {
     let (_, text) =
         pull(small, |_| Some(Reply { length: Some(100 << 20), stall: true, ..Reply::new(200, OCI_MANIFEST, "{") }));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_manifest_without_a_length_and_an_end_is_not_read_to_its_end() {
+    let (_, text) =
+        pull(small, |_| Some(Reply { endless: true, ..Reply::new(200, OCI_MANIFEST, vec![b' '; 1 << 16]) }));
     insta::assert_snapshot!(text);
 }
 
@@ -328,6 +337,46 @@ fn what_is_no_image_is_refused_by_name() {
         |_| None,
     );
     insta::assert_snapshot!("foreign_layer", text);
+}
+
+#[test]
+fn sizes_that_no_disk_has_are_refused_before_anything_is_fetched() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let (_, text) = pull(
+        |blobs| {
+            let layer = |mark: &[u8]| Descriptor {
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+                digest: Digest::of(mark),
+                size: u64::MAX,
+            };
+            blobs.image_of("amd64", vec![layer(b"x"), layer(b"y")], &[Digest::of(b"x"), Digest::of(b"y")])
+        },
+        move |r| {
+            counted.fetch_add(usize::from(r.path.contains("/blobs/")), Ordering::Relaxed);
+            None
+        },
+    );
+    insta::assert_snapshot!(text);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_blob_is_told_and_gets_its_space_back() {
+    let disk = SmallDisk::new(4);
+    let node = Node::at(disk.root(), RegistryConfig::for_tests());
+    let before = disk.free();
+    let (_, text) = pull_by(
+        &node,
+        &options(),
+        |blobs| blobs.image("amd64", &[LayerTar::new().file("large", &noise(6 << 20, 1)).done()]),
+        |_| None,
+    );
+    let blob = text.split("ingest/").nth(1).and_then(|rest| rest.split(':').next()).unwrap();
+    insta::assert_snapshot!(text.replace(blob, "BLOB").replace(node.root.path().to_str().unwrap(), "ROOT"));
+    assert!(node.ingest_is_empty());
+    // Manifest and configuration stay.
+    assert!(before - disk.free() < 8, "{} blocks less than before", before - disk.free());
 }
 
 #[test]

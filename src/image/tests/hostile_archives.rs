@@ -47,6 +47,16 @@ fn every_broken_archive_is_refused_by_name() {
     let layer = blobs.0.iter().max_by_key(|(_, b)| b.len()).unwrap().0.clone();
     let mut lying = blobs.clone();
     lying.0.insert(layer.clone(), noise(500_000, 9));
+    let mut short = image.clone();
+    short.size -= 1;
+    let remade = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut blobs = blobs.clone();
+        let mut manifest = serde_json::from_slice(&blobs.0[&image.digest]).unwrap();
+        change(&mut manifest);
+        let media_type = crate::image::descriptor::OCI_MANIFEST;
+        let image = blobs.add(media_type, manifest.to_string().into_bytes());
+        blobs.archive(&[("x.local/a:1", &image)])
+    };
     let mut artifact = Blobs::default();
     let config = artifact.add("application/vnd.cncf.helm.config.v1+json", b"{}".to_vec());
     let helm = serde_json::json!({"schemaVersion": 2, "mediaType": crate::image::descriptor::OCI_MANIFEST, "config": config, "layers": []});
@@ -75,6 +85,9 @@ fn every_broken_archive_is_refused_by_name() {
         ("missing manifest", without(&image.digest)),
         ("missing layer", without(&layer)),
         ("other bytes than the digest", lying.archive(named)),
+        ("another size than the index says", blobs.archive(&[("x.local/a:1", &short)])),
+        ("another size than the manifest says", remade(&|manifest| manifest["layers"][1]["size"] = 7.into())),
+        ("layers without diff IDs", remade(&|manifest| manifest["layers"] = serde_json::json!([]))),
         ("an artifact", artifact.archive(&[("x.local/chart:1", &helm)])),
         (
             "missing configuration",
@@ -89,6 +102,12 @@ fn every_broken_archive_is_refused_by_name() {
         ("hard link out of the archive", hard),
         ("layer named out of the archive", docker(&["../../../etc/passwd"], one, |t| t)),
         ("sparse layer", docker(&["1/layer.tar"], one, |_| sparse.file("1/layer.tar", b"12345"))),
+        ("a name of 100,000 bytes", {
+            let name = "n/".repeat(50_000) + "n";
+            let archive = LayerTar::new().pax(&[("path", name.as_bytes())]).file("x", b"1").done();
+            // Two blocks of zeros end it, and the file's one before them is missing.
+            archive[..archive.len() - 3 * 512].to_vec()
+        }),
         ("document of more than 8 MiB", LayerTar::new().file("index.json", large.as_bytes()).done()),
     ];
     let told: String = cases.iter().map(|(what, archive)| format!("{what}\n    {}\n", refused(archive))).collect();

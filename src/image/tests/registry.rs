@@ -98,7 +98,10 @@ pub struct Node {
 
 impl Node {
     pub fn new(config: RegistryConfig) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), config)
+    }
+
+    pub fn at(root: tempfile::TempDir, config: RegistryConfig) -> Self {
         let images = Images::open(root.path(), config).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { images, root, runtime }

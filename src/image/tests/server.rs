@@ -30,6 +30,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Content-Length, when it is not the body's.
     pub length: Option<u64>,
+    /// No Content-Length, and the body again and again until nobody reads it.
+    pub endless: bool,
     /// Close after this many bytes of the body.
     pub cut: Option<usize>,
     /// Say nothing more after the body (or its cut part), and keep the connection.
@@ -43,7 +45,8 @@ pub struct Reply {
 impl Reply {
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("Content-Type".into(), content_type.into())];
-        Self { status, headers, body: body.into(), length: None, cut: None, stall: false, drip: None, silent: false }
+        let body = body.into();
+        Self { status, headers, body, length: None, endless: false, cut: None, stall: false, drip: None, silent: false }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -169,12 +172,19 @@ async fn serve(
         std::future::pending::<()>().await;
     }
     let mut out = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
-    out += &format!("Content-Length: {}\r\n", reply.length.unwrap_or(reply.body.len() as u64));
+    if !reply.endless {
+        out += &format!("Content-Length: {}\r\n", reply.length.unwrap_or(reply.body.len() as u64));
+    }
     for (name, value) in &reply.headers {
         out += &format!("{name}: {value}\r\n");
     }
     out += "\r\n";
     stream.write_all(out.as_bytes()).await?;
+    if reply.endless && request.method != "HEAD" {
+        loop {
+            stream.write_all(&reply.body).await?;
+        }
+    }
     if request.method != "HEAD" {
         let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
         match reply.drip {

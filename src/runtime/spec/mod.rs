@@ -23,6 +23,7 @@ pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime as oci;
@@ -141,6 +142,7 @@ fn build_inner(input: &SpecInput<'_>) -> Result<Built, Problem> {
     }
     let mounts = mounts::ordered(mounts::defaults(context.privileged, input.host), wanted);
 
+    let stop_signal = process::stop_signal(container, input.image)?;
     let root = oci::RootBuilder::default().path("rootfs").readonly(context.read_only_root_filesystem);
     let spec = oci::SpecBuilder::default()
         .version(OCI_VERSION)
@@ -148,15 +150,28 @@ fn build_inner(input: &SpecInput<'_>) -> Result<Built, Problem> {
         .process(process)
         .hostname(&hostname)
         .mounts(mounts)
-        .annotations(HashMap::from([
-            (NAMESPACE_ANNOTATION.to_owned(), input.namespace.to_owned()),
-            (NAME_ANNOTATION.to_owned(), input.name.to_owned()),
-        ]))
+        .annotations(annotations(input, stop_signal))
         .linux(linux(input, &mut warnings)?)
         .build()
         .map_err(Problem::oci)?;
-    let stop_signal = process::stop_signal(container, input.image)?;
     Ok(Built { spec, warnings, hostname, stop_signal })
+}
+
+/// Our marks, and for systemd how the scope ends when the machine goes down: without these it gets SIGTERM, whatever it
+/// listens to, and 90 seconds.
+fn annotations(input: &SpecInput<'_>, stop_signal: i32) -> HashMap<String, String> {
+    let mut annotations = HashMap::from([
+        (NAMESPACE_ANNOTATION.to_owned(), input.namespace.to_owned()),
+        (NAME_ANNOTATION.to_owned(), input.name.to_owned()),
+    ]);
+    if input.cgroup_driver == CgroupDriver::Systemd {
+        let grace = Duration::from_secs(input.container.termination_grace_period_seconds.into());
+        // Zero would be for ever.
+        let microseconds = grace.max(Duration::from_millis(1)).as_micros();
+        annotations.insert("org.systemd.property.KillSignal".to_owned(), format!("int32 {stop_signal}"));
+        annotations.insert("org.systemd.property.TimeoutStopUSec".to_owned(), format!("uint64 {microseconds}"));
+    }
+    annotations
 }
 
 /// Said always, since a container would else inherit the protection that its shim gives itself. Raising it back

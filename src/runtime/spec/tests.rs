@@ -52,6 +52,10 @@ impl RootFiles for Files {
 }
 
 fn built(container: &ContainerSpec, host: &HostFacts) -> Result<Built, SpecError> {
+    built_by(CgroupDriver::Cgroupfs, container, host)
+}
+
+fn built_by(cgroup_driver: CgroupDriver, container: &ContainerSpec, host: &HostFacts) -> Result<Built, SpecError> {
     let image = image_config(ConfigBuilder::default().cmd(vec!["sh".to_owned()]).build().unwrap());
     build(&SpecInput {
         name: "web",
@@ -61,7 +65,7 @@ fn built(container: &ContainerSpec, host: &HostFacts) -> Result<Built, SpecError
         files: &Files::of(&[]),
         netns: Some("/run/bayplan/netns/shop_web".into()),
         cgroup: &CgroupPath::new("/bayplan", "shop", "web").unwrap(),
-        cgroup_driver: CgroupDriver::Cgroupfs,
+        cgroup_driver,
         host,
         bundle: Path::new("/run/bayplan/tasks/shop/web"),
     })
@@ -87,6 +91,19 @@ fn a_plain_container_is_confined() {
     let network = json!({"type": "network", "path": "/run/bayplan/netns/shop_web"});
     assert!(spec["linux"]["namespaces"].as_array().unwrap().contains(&network));
     assert_eq!(spec["annotations"], json!({"dev.bayplan.namespace": "shop", "dev.bayplan.name": "web"}));
+}
+
+#[test]
+fn systemd_is_told_how_a_container_ends_when_the_machine_goes_down() {
+    let mut wanted = container();
+    wanted.stop_signal = Some("SIGQUIT".to_owned());
+    for (grace, expected) in [(7, "uint64 7000000"), (0, "uint64 1000")] {
+        wanted.termination_grace_period_seconds = grace;
+        let spec = built_by(CgroupDriver::Systemd, &wanted, &host()).unwrap().spec;
+        let annotations = spec.annotations().clone().unwrap();
+        assert_eq!(annotations["org.systemd.property.KillSignal"], "int32 3");
+        assert_eq!(annotations["org.systemd.property.TimeoutStopUSec"], expected);
+    }
 }
 
 #[test]

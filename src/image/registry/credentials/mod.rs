@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use edit::{Stored, forget, forget_all, store};
-use file::AuthFile;
+pub use file::AuthFile;
 
 /// Where `login` writes when nothing else is said: the daemon finds it whatever its environment.
 pub const DEFAULT_FILE: &str = "/etc/bayplan/auth.json";
