@@ -197,3 +197,20 @@ fn what_a_killed_import_left_is_swept_and_what_a_living_one_has_is_not() {
     assert_eq!(node.images.store().sweep_ingest(std::time::Duration::from_secs(3600)).unwrap(), 1);
     assert!(!ingest.join("1-import-0").exists() && ingest.join("2-import-0/0").exists());
 }
+
+#[test]
+fn a_disk_that_an_archive_fills_is_named_and_gets_its_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("full");
+    std::fs::create_dir(&path).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=2m", "tmpfs"];
+    assert!(Command::new("mount").args(mount).arg(&path).status().unwrap().success());
+    let images = crate::image::Images::open(&path, crate::image::RegistryConfig::for_tests()).unwrap();
+    let mut blobs = Blobs::default();
+    let image = blobs.image("amd64", &[LayerTar::new().file("big", &noise(4 << 20, 3)).done()]);
+    let error = images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &image)])[..]).unwrap_err();
+    assert_eq!(error.to_string(), format!("no space left on the file system of {}/content/ingest", path.display()));
+    let left = std::fs::read_dir(path.join("content/ingest")).unwrap().count();
+    Command::new("umount").arg("-l").arg(&path).status().unwrap();
+    assert_eq!(left, 0);
+}
