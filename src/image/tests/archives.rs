@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::fixture::{Blobs, LayerTar, gzip, noise, zstd};
+use super::fixture::{Blobs, LayerTar, SmallDisk, gzip, noise, zstd};
 use super::registry::Node;
-use crate::image::{Descriptor, ImageError};
+use crate::image::{Descriptor, ImageError, RegistryConfig};
 use crate::oci::Digest;
 
 fn image(blobs: &mut Blobs) -> Descriptor {
@@ -200,17 +200,23 @@ fn what_a_killed_import_left_is_swept_and_what_a_living_one_has_is_not() {
 
 #[test]
 fn a_disk_that_an_archive_fills_is_named_and_gets_its_space_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("full");
-    std::fs::create_dir(&path).unwrap();
-    let mount = ["-t", "tmpfs", "-o", "size=2m", "tmpfs"];
-    assert!(Command::new("mount").args(mount).arg(&path).status().unwrap().success());
-    let images = crate::image::Images::open(&path, crate::image::RegistryConfig::for_tests()).unwrap();
+    let disk = SmallDisk::new(2);
+    let node = Node::at(disk.root(), RegistryConfig::for_tests());
+    let before = disk.free();
     let mut blobs = Blobs::default();
     let image = blobs.image("amd64", &[LayerTar::new().file("big", &noise(4 << 20, 3)).done()]);
-    let error = images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &image)])[..]).unwrap_err();
-    assert_eq!(error.to_string(), format!("no space left on the file system of {}/content/ingest", path.display()));
-    let left = std::fs::read_dir(path.join("content/ingest")).unwrap().count();
-    Command::new("umount").arg("-l").arg(&path).status().unwrap();
-    assert_eq!(left, 0);
+    let error = node.images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &image)])[..]).unwrap_err();
+    let place = node.root.path().join("content/ingest");
+    assert_eq!(error.to_string(), format!("no space left on the file system of {}", place.display()));
+    assert!(node.ingest_is_empty());
+    assert_eq!(disk.free(), before);
+}
+
+#[test]
+fn a_manifest_that_is_no_document_is_told_as_that() {
+    let mut blobs = Blobs::default();
+    let manifest = blobs.add(crate::image::descriptor::OCI_MANIFEST, b"<html>no such page</html>".to_vec());
+    let error = Node::plain().images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &manifest)])[..]).unwrap_err();
+    let expected = format!("archive /a.tar: blob {} is malformed: it is no JSON document", manifest.digest);
+    assert_eq!(error.to_string(), expected);
 }
