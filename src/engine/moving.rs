@@ -221,6 +221,10 @@ impl Engine {
             })
             .await?;
         let image = self.images.load_image(&target.digest, &platform)?;
+        for layer in image.layers.iter().map(|layer| &layer.descriptor) {
+            let (name, digest, size) = (layer.digest.to_string(), layer.digest.clone(), layer.size);
+            progress(ImportMove::Read { name, digest, size, known: false });
+        }
         self.unpack_imported(&name.to_string(), &image, progress).await?;
         Ok(target)
     }
@@ -234,14 +238,18 @@ impl Engine {
         match archive {
             Incoming::File(path) => {
                 let shown = path.display().to_string();
-                blocking("import", move || Ok(work(&shown, From::File(path))?)).await
+                blocking("import", move || {
+                    work(&shown, From::File(path)).map_err(|error| of_archive(&shown, error.into()))
+                })
+                .await
             }
             Incoming::Bytes(stream) => {
                 let runtime = Handle::current();
                 let shared = Arc::new(std::sync::Mutex::new(Arrival { stream, rest: Bytes::new(), broke: None }));
                 let reader = Stream { arrival: Arc::clone(&shared), runtime: runtime.clone() };
                 blocking("import", move || {
-                    let result = work("standard input", From::Stream(reader));
+                    let shown = "standard input";
+                    let result = work(shown, From::Stream(reader));
                     let mut arrival = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     if result.is_err() {
                         arrival.drain(&runtime);
@@ -249,12 +257,20 @@ impl Engine {
                     // Bytes that stopped coming say why themselves.
                     match arrival.broke.take() {
                         Some(fault) => Err(fault),
-                        None => Ok(result?),
+                        None => result.map_err(|error| of_archive(shown, error.into())),
                     }
                 })
                 .await
             }
         }
+    }
+}
+
+/// What went wrong with an archive says with which.
+fn of_archive(shown: &str, fault: Fault) -> Fault {
+    match fault.message.contains(shown) {
+        true => fault,
+        false => Fault { message: format!("archive {shown}: {}", fault.message), ..fault },
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) struct Spool {
 
 /// A file being written.
 pub(super) struct Writing {
+    spool: PathBuf,
     path: PathBuf,
     file: File,
     hasher: Sha256,
@@ -62,7 +63,7 @@ impl Spool {
         self.files += 1;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
         let file = file.map_err(ImageError::at("make", &path))?;
-        Ok(Writing { path, file, hasher: Sha256::new() })
+        Ok(Writing { spool: self.directory.clone(), path, file, hasher: Sha256::new() })
     }
 
     /// Makes a file a blob. Its name is durable only after [`ContentStore::sync_names`].
@@ -85,7 +86,8 @@ impl Drop for Spool {
 impl Writing {
     /// Adds bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
-        self.file.write_all(bytes).map_err(ImageError::at("write", &self.path))?;
+        // The directory, which is gone when this is read, says less than where it was.
+        self.file.write_all(bytes).map_err(ImageError::at("write", &self.spool))?;
         self.hasher.update(bytes);
         Ok(())
     }

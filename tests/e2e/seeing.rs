@@ -165,6 +165,13 @@ fn without_a_terminal_each_layer_has_a_line_and_json_is_json() {
     }
     let data: Value = serde_json::from_str(json.stdout.lines().last().unwrap()).unwrap();
     assert_eq!((&data["event"], json.stdout.contains("\"blob\"")), (&Value::from("pulled"), false));
+    // `run` tells of an image that it pulls, however soon that is done.
+    node.bayplan(&["rmi", &reference]).ok();
+    let run = node.bayplan(&["run", "--rm", &reference, "c", "true"]).ok();
+    for layer in &layers {
+        assert!(run.stderr.contains(&format!("{reference}: {layer} ")), "no line for {layer}:\n{}", run.stderr);
+    }
+    assert!(!run.stderr.contains("was here"), "{}", run.stderr);
     node.close();
 }
 

@@ -181,7 +181,7 @@ fn read(
 
 /// What is wrong with something inside of an archive is wrong with the archive.
 fn blame(shown: &str, error: ImageError) -> ImageError {
-    if matches!(error, ImageError::Io { .. }) {
+    if matches!(error, ImageError::Io { .. } | ImageError::Full { .. }) {
         return error;
     }
     let text = error.to_string();

@@ -62,13 +62,14 @@ fn read<'c>(
     digest: &Digest,
     max: u64,
 ) -> Result<Option<Cow<'c, [u8]>>, ImageError> {
-    match (contents.documents.get(&name(digest)), sink) {
-        (Some(bytes), _) if bytes.len() as u64 > max => {
-            Err(ImageError::TooLarge { what: format!("blob {digest}"), limit: max })
-        }
-        (Some(bytes), _) => Ok(Some(Cow::Borrowed(bytes))),
-        (None, Sink::Store(store, _)) => store.read(digest, max).map(|bytes| Some(Cow::Owned(bytes))),
-        (None, Sink::Hash) => Ok(None),
+    let (name, what) = (name(digest), format!("blob {digest}"));
+    match (contents.documents.get(&name), contents.files.get(&name), sink) {
+        (_, Some(found), _) if found.size > max => Err(ImageError::TooLarge { what, limit: max }),
+        (Some(bytes), ..) => Ok(Some(Cow::Borrowed(bytes))),
+        // Nothing is kept of what does not begin as one does.
+        (None, Some(_), _) => Err(ImageError::Malformed { what, why: "it is no JSON document".into() }),
+        (None, None, Sink::Store(store, _)) => store.read(digest, max).map(|bytes| Some(Cow::Owned(bytes))),
+        (None, None, Sink::Hash) => Ok(None),
     }
 }
 

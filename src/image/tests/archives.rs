@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::fixture::{Blobs, LayerTar, gzip, noise, zstd};
+use super::fixture::{Blobs, LayerTar, SmallDisk, gzip, noise, zstd};
 use super::registry::Node;
-use crate::image::{Descriptor, ImageError};
+use crate::image::{Descriptor, ImageError, RegistryConfig};
 use crate::oci::Digest;
 
 fn image(blobs: &mut Blobs) -> Descriptor {
@@ -196,4 +196,27 @@ fn what_a_killed_import_left_is_swept_and_what_a_living_one_has_is_not() {
     rustix::fs::flock(&living, rustix::fs::FlockOperation::LockExclusive).unwrap();
     assert_eq!(node.images.store().sweep_ingest(std::time::Duration::from_secs(3600)).unwrap(), 1);
     assert!(!ingest.join("1-import-0").exists() && ingest.join("2-import-0/0").exists());
+}
+
+#[test]
+fn a_disk_that_an_archive_fills_is_named_and_gets_its_space_back() {
+    let disk = SmallDisk::new(2);
+    let node = Node::at(disk.root(), RegistryConfig::for_tests());
+    let before = disk.free();
+    let mut blobs = Blobs::default();
+    let image = blobs.image("amd64", &[LayerTar::new().file("big", &noise(4 << 20, 3)).done()]);
+    let error = node.images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &image)])[..]).unwrap_err();
+    let place = node.root.path().join("content/ingest");
+    assert_eq!(error.to_string(), format!("no space left on the file system of {}", place.display()));
+    assert!(node.ingest_is_empty());
+    assert_eq!(disk.free(), before);
+}
+
+#[test]
+fn a_manifest_that_is_no_document_is_told_as_that() {
+    let mut blobs = Blobs::default();
+    let manifest = blobs.add(crate::image::descriptor::OCI_MANIFEST, b"<html>no such page</html>".to_vec());
+    let error = Node::plain().images.import("/a.tar", &blobs.archive(&[("x.local/a:1", &manifest)])[..]).unwrap_err();
+    let expected = format!("archive /a.tar: blob {} is malformed: it is no JSON document", manifest.digest);
+    assert_eq!(error.to_string(), expected);
 }
