@@ -164,4 +164,8 @@ fn without_a_terminal_nobody_is_asked() {
         "pass:word",
     );
     assert!(ran.status == 0 && ran.err.contains("pulls do not search DIR/elsewhere.json"), "{}", ran.err);
+    // As pull takes it; what is given need not be asked for.
+    let ran = place.run(&["login", "-u", "admin:pass:word", &place.host], "");
+    assert_eq!((ran.status, &*ran.out), (0, "HOST: logged in as admin, kept in DIR/auth.json\n"), "{}", ran.err);
+    assert_eq!(place.run(&["login", "-u", "admin:pass:word", "--password-stdin", &place.host], "x").status, 2);
 }

@@ -297,8 +297,15 @@ impl Service for Fake {
                 return Err(Fault::new(Class::Refused, message).help("remove the container first, or give --force"));
             }
             self.note(format!("rmi {} force={}", item.metadata.name, request.force));
-            let declared_by = Some("dir:shop.yaml".to_owned()).filter(|_| request.force);
-            Ok(RemovedImage { reference: item.metadata.name, freed: 12_345_678, declared_by, also: Vec::new() })
+            let declared_by = Some("dir:shop.yaml".to_owned()).filter(|_| request.force && request.namespace == "shop");
+            let used_by = status.used_by.clone();
+            Ok(RemovedImage {
+                reference: item.metadata.name,
+                freed: 12_345_678,
+                declared_by,
+                used_by,
+                also: Vec::new(),
+            })
         }))
     }
 

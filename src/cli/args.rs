@@ -178,7 +178,11 @@ pub enum Command {
     Info(info::Args),
     Doctor(doctor::Args),
     Completion(completion::Args),
-    // What people try and will not find here.
+    // What people try: what ctr has beneath `image`, and what will not be found here.
+    #[command(hide = true)]
+    Import(Box<import::Args>),
+    #[command(hide = true)]
+    Export(save::Args),
     #[command(hide = true)]
     Build(later::Args),
     #[command(hide = true)]
@@ -197,5 +201,25 @@ pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             }
         }
     }
+    archive_file(&mut arguments);
     arguments
+}
+
+/// Makes Docker's `save -o FILE IMAGE…` mean `save FILE IMAGE…`: everywhere else `-o` is a format, and where it is one it
+/// stays that.
+fn archive_file(arguments: &mut Vec<OsString>) {
+    let verb = |word: &OsString| ["save", "export"].iter().any(|name| word == name);
+    let Some(at) = arguments.iter().position(verb) else { return };
+    let Some(flag) = (at + 1..arguments.len()).find(|at| arguments[*at] == "-o" || arguments[*at] == "--output") else {
+        return;
+    };
+    let Some(file) = arguments.get(flag + 1).cloned() else { return };
+    if file.to_str().is_some_and(|word| Output::from_str(word, true).is_ok()) {
+        return;
+    }
+    arguments.drain(flag..flag + 2);
+    // A name as such: another word might be taken for an image.
+    let named = std::path::Path::new(&file);
+    let file = if named.is_absolute() || file == "-" { file } else { std::path::Path::new(".").join(named).into() };
+    arguments.insert(at + 1, file);
 }

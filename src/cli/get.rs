@@ -23,7 +23,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let mut items: Vec<Item> = Vec::new();
     let mut status = 0;
     for selector in &selectors {
-        let namespace = context.global.scope();
+        let namespace = scope(&selector.kinds, context);
         let query = Query { kinds: selector.kinds.clone(), namespace, name: selector.name.clone() };
         let found = node.list(query).await?;
         if let (true, Some(name), [kind]) = (found.is_empty(), &selector.name, selector.kinds.as_slice()) {
@@ -49,12 +49,17 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     Ok(status)
 }
 
+/// Where to look: namespaces lie in none.
+fn scope(kinds: &[Kind], context: &Context) -> Option<String> {
+    if kinds == [Kind::Namespace] { None } else { context.global.scope() }
+}
+
 /// `ls` of the long groups: a listing of one kind, or its names alone.
 pub(super) async fn names_or_table(kind: Kind, quiet: bool, context: &mut Context) -> Result<u8> {
     if !quiet {
         return run(Args { selectors: vec![kind.word().to_owned()] }, context).await;
     }
-    let query = Query { kinds: vec![kind], namespace: context.global.scope(), name: None };
+    let query = Query { kinds: vec![kind], namespace: scope(&[kind], context), name: None };
     for item in context.node().await?.list(query).await? {
         context.ui.line(item.metadata.name);
     }

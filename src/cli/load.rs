@@ -177,6 +177,11 @@ pub(super) fn open(path: &Path) -> Result<Archive> {
         return Ok(Archive::Bytes(stream(std::io::stdin())));
     }
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
+    if metadata.is_dir() {
+        let shown = path.display();
+        return Err(Fault::new(Class::Invalid, format!("archive {shown} is a directory"))
+            .help(format!("an OCI layout comes as a stream: tar -C {shown} -cf - . | bayplan load")));
+    }
     if !metadata.is_file() {
         return Ok(Archive::Bytes(stream(std::fs::File::open(path).map_err(|error| unreadable(&error))?)));
     }

@@ -20,8 +20,8 @@ pub struct Args {
     /// The registry, as references name it: registry.local:5000
     #[arg(value_name = "HOST")]
     pub host: String,
-    /// User; asked for on a terminal
-    #[arg(short, long, value_name = "USER")]
+    /// User, and the password if others may see it in the list of processes; asked for on a terminal
+    #[arg(short, long, value_name = "USER[:PASSWORD]")]
     pub user: Option<String>,
     /// Read the password from standard input
     #[arg(long)]
@@ -40,11 +40,20 @@ pub struct Args {
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let host = host(&args.host)?;
-    if !args.password_stdin && !password::can_ask() {
+    // As pull and push take it.
+    let (user, given) = match args.user.as_deref().map(|text| text.split_once(':').ok_or(text)) {
+        Some(Ok((user, password))) => (Some(user.to_owned()), Some(password.to_owned())),
+        Some(Err(user)) => (Some(user.to_owned()), None),
+        None => (None, None),
+    };
+    if given.is_some() && args.password_stdin {
+        return Err(Fault::new(Class::Usage, "the password is given twice: by -u and on standard input"));
+    }
+    if given.is_none() && !args.password_stdin && !password::can_ask() {
         return Err(Fault::new(Class::Usage, "there is no terminal to ask for a password on")
             .help(format!("echo \"$PASSWORD\" | bayplan login -u USER --password-stdin {host}")));
     }
-    let user = match args.user {
+    let user = match user {
         Some(user) => user,
         None if args.password_stdin => {
             return Err(Fault::new(Class::Usage, "--password-stdin needs a user").help("add -u USER"));
@@ -55,9 +64,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         return Err(Fault::new(Class::Usage, format!("{user:?} is not a user: it is empty or holds a colon"))
             .help("give the password on standard input with --password-stdin"));
     }
-    let secret = match args.password_stdin {
-        true => password::of_input(&user)?,
-        false => password::ask(&mut context.ui, &format!("Password of {user} at {host}: "), false)?,
+    let secret = match given {
+        Some(password) => password,
+        None if args.password_stdin => password::of_input(&user)?,
+        None => password::ask(&mut context.ui, &format!("Password of {user} at {host}: "), false)?,
     };
     let path = file(args.authfile, context.config()?)?;
     let config = node::registries(context.config()?);

@@ -233,6 +233,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Info(args) => info::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => completion::run(args, context).await,
+        Command::Import(args) => import::run(*args, context).await,
+        Command::Export(args) => save::run(args, context).await,
         Command::Build(args) => later::build(args, context).await,
         Command::Commit(args) => later::commit(args, context).await,
     }

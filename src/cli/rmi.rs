@@ -28,7 +28,12 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             .collect();
         let gone = (!names.is_empty())
             .then(|| format!("its name{} {}", if names.len() > 1 { "s were" } else { " was" }, names.join(", ")));
-        let notes = [gone, each::comes_back(&removed.reference, removed.declared_by)];
+        let users = (removed.declared_by.is_none() && !removed.used_by.is_empty()).then(|| {
+            let (plural, verb) = if removed.used_by.len() > 1 { ("s", "use") } else { ("", "uses") };
+            let users = removed.used_by.join(", ");
+            format!("container{plural} {users} {verb} {}: it comes back", removed.reference)
+        });
+        let notes = [gone, users, each::comes_back(&removed.reference, removed.declared_by)];
         let notes: Vec<String> = notes.into_iter().flatten().collect();
         Ok((!notes.is_empty()).then(|| notes.join("\n")))
     };

@@ -34,6 +34,7 @@ impl Node {
             .help("name one of them, or take all away with rmi -f"));
         }
         let mut declared_by = BTreeSet::new();
+        let mut used_by = BTreeSet::new();
         let mut keys = Vec::new();
         // Every refusal comes before anything is done.
         for record in &named {
@@ -47,6 +48,7 @@ impl Node {
                 )
                 .help(format!("remove the container{plural} first, or use rmi -f")));
             }
+            used_by.extend(users);
             let others = self.declares(&namespace, reference).filter(|declared| declared.source != Source::Cli);
             match others {
                 Some(others) if !force => {
@@ -76,6 +78,7 @@ impl Node {
             reference: names.next().unwrap_or_default(),
             also: names.collect(),
             freed: freed.blob_bytes() + freed.snapshot_bytes(),
+            used_by: used_by.into_iter().collect(),
             declared_by: (!declared_by.is_empty()).then(|| declared_by.into_iter().collect::<Vec<_>>().join(", ")),
         })
     }

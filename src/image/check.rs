@@ -111,6 +111,7 @@ impl Images {
     /// here. Documents that cannot be read hide what lies below them.
     pub fn parts(&self, target: &Digest, size: Option<u64>, wanted: &Platform) -> Vec<Part> {
         let mut parts = vec![Part { digest: target.clone(), size, needed: true }];
+        let way: HashSet<Digest> = self.way_to(target, wanted).into_iter().collect();
         let mut seen = HashSet::from([target.clone()]);
         let mut stack = vec![(target.clone(), true, 0)];
         while let Some((digest, needed, depth)) = stack.pop() {
@@ -128,11 +129,9 @@ impl Images {
                     }
                 }
                 Ok((_, Document::Index(children))) if depth < index::MAX_DEPTH => {
-                    let best =
-                        index::candidates(&children, wanted).first().map(|child| child.descriptor.digest.clone());
-                    // The best first: what several have is needed by it.
+                    // What is needed first: of what several have, it counts.
                     let (first, others): (Vec<_>, Vec<_>) =
-                        children.iter().partition(|child| Some(&child.descriptor.digest) == best.as_ref());
+                        children.iter().partition(|child| way.contains(&child.descriptor.digest));
                     for (child, needed) in others.iter().map(|c| (c, false)).chain(first.iter().map(|c| (c, needed))) {
                         if add(&child.descriptor, needed) {
                             stack.push((child.descriptor.digest.clone(), needed, depth + 1));

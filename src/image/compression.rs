@@ -60,6 +60,17 @@ pub fn look<R: Read>(reader: R) -> io::Result<(Compression, impl BufRead + use<R
             Err(e) => return Err(e),
         }
     }
+    // What tar knows beside, and neither layers nor archives of images may be packed by.
+    let foreign = match &first[..got] {
+        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X'] => Some("xz"),
+        [0x04, 0x22, 0x4d, 0x18] => Some("lz4"),
+        _ => None,
+    };
+    if let Some(name) = foreign {
+        let why = format!("it is packed by {name}, and gzip and zstd are what images are packed by");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
     let kind = Compression::of(&first[..got]);
     let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(first).take(got as u64).chain(buffered));
     Ok((kind, whole))
@@ -161,6 +172,14 @@ mod tests {
             let mut out = String::new();
             reader(&packed[..]).unwrap().read_to_string(&mut out).unwrap();
             assert_eq!(out, "one two");
+        }
+    }
+
+    #[test]
+    fn other_packers_are_named() {
+        for (first, name) in [(&b"BZh91AY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz"), (b"\x04\x22\x4d\x18", "lz4")] {
+            let Err(error) = reader(first) else { panic!("{name} was taken") };
+            assert!(error.to_string().starts_with(&format!("it is packed by {name}, ")), "{error}");
         }
     }
 

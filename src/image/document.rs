@@ -161,6 +161,12 @@ fn layer(what: &str, descriptor: &oci::Descriptor) -> Result<Descriptor, ImageEr
             why: format!("its layer {} is foreign: registries do not hold it", layer.digest),
         });
     }
+    if media_type.ends_with("+encrypted") {
+        return Err(ImageError::Unsupported {
+            image: what.to_owned(),
+            why: format!("its layer {} is encrypted, and there are no keys here", layer.digest),
+        });
+    }
     if !media_type.contains("tar") {
         return Err(ImageError::Unsupported {
             image: what.to_owned(),

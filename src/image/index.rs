@@ -11,7 +11,7 @@ pub const MAX_DEPTH: usize = 4;
 /// matches come first, then older variants, then the 32-bit architecture that the 64-bit one runs,
 /// as containerd orders them.
 pub fn distance(wanted: &Platform, offered: &Platform) -> Option<u32> {
-    if wanted.os != offered.os {
+    if !wanted.os.eq_ignore_ascii_case(&offered.os) {
         return None;
     }
     let (want_arch, want) = normal(wanted);

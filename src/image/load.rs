@@ -64,15 +64,18 @@ pub(super) fn assemble(
     layers: Vec<Descriptor>,
     wanted: Option<&Platform>,
 ) -> Result<Image, ImageError> {
-    let missing: Vec<String> = std::iter::once(&config)
-        .chain(&layers)
-        .filter(|d| store.size(&d.digest) != Some(d.size))
-        .map(|d| d.digest.to_string())
-        .collect();
-    if !missing.is_empty() {
-        return Err(ImageError::NotPresent { image: target.digest.to_string(), missing });
+    let absent = |d: &&Descriptor| store.size(&d.digest) != Some(d.size);
+    let missing: Vec<String> =
+        std::iter::once(&config).chain(&layers).filter(absent).map(|d| d.digest.to_string()).collect();
+    let image = target.digest.to_string();
+    // One that is for something else lacks nothing.
+    if missing.is_empty() || !absent(&&config) {
+        let described = describe(store, target, manifest, config, layers, wanted)?;
+        if missing.is_empty() {
+            return Ok(described);
+        }
     }
-    describe(store, target, manifest, config, layers, wanted)
+    Err(ImageError::NotPresent { image, missing })
 }
 
 /// The same for an image whose configuration is in the store; its layers may be on their way.
@@ -155,7 +158,11 @@ impl Images {
             };
             match document {
                 Document::Manifest { config, layers } => {
-                    return assemble(store, top, descriptor, config, layers, Some(platform));
+                    match assemble(store, top.clone(), descriptor, config, layers, Some(platform)) {
+                        // Its index did not say so.
+                        Err(ImageError::Platform { offered: other, .. }) => offered.extend(other),
+                        result => return result,
+                    }
                 }
                 Document::Index(children) if depth < index::MAX_DEPTH => {
                     offered.extend(index::offered(&children));
@@ -169,9 +176,54 @@ impl Images {
             }
         }
         if missing.is_empty() {
+            offered.sort();
+            offered.dedup();
             Err(ImageError::Platform { image: target.to_string(), wanted: platform.clone(), offered })
         } else {
             Err(ImageError::NotPresent { image: target.to_string(), missing })
+        }
+    }
+
+    /// The documents that lead to the image for a platform, and its manifest, as far as they are here: where a pull
+    /// would find the one it wants. Empty when nothing is for it.
+    pub(super) fn way_to(&self, target: &Digest, platform: &Platform) -> Vec<Digest> {
+        let mut seen = HashSet::from([target.clone()]);
+        self.way_from(target, true, platform, 0, &mut seen)
+    }
+
+    /// `told`: an index says that this is for the platform.
+    fn way_from(
+        &self,
+        digest: &Digest,
+        told: bool,
+        platform: &Platform,
+        depth: usize,
+        seen: &mut HashSet<Digest>,
+    ) -> Vec<Digest> {
+        match stored(self.store(), digest) {
+            Ok((manifest, Document::Manifest { config, layers })) if !told => {
+                let described = describe(self.store(), manifest.clone(), manifest, config, layers, Some(platform));
+                match described {
+                    Err(ImageError::Platform { .. }) => Vec::new(),
+                    _ => vec![digest.clone()],
+                }
+            }
+            Ok((_, Document::Index(children))) if depth < index::MAX_DEPTH => {
+                for child in index::candidates(&children, platform) {
+                    if !seen.insert(child.descriptor.digest.clone()) {
+                        continue;
+                    }
+                    let told = child.platform.is_some();
+                    let mut way = self.way_from(&child.descriptor.digest, told, platform, depth + 1, seen);
+                    if !way.is_empty() {
+                        way.push(digest.clone());
+                        return way;
+                    }
+                }
+                Vec::new()
+            }
+            // What cannot be read may be the one.
+            _ => vec![digest.clone()],
         }
     }
 

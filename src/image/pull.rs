@@ -58,26 +58,37 @@ impl Images {
         let pinned = options.digest.as_ref().or(reference.digest());
         let (target, bytes) = self.top(&session, pinned).await?;
         let name = reference.to_string();
-        let (manifest, bytes) = self.choose(&session, &name, options, &target, bytes).await?;
-        let Document::Manifest { config, layers } = document::parse(&format!("image {name}"), &bytes)? else {
-            return Err(ImageError::Malformed {
-                what: format!("image {name}"),
-                why: "its manifest is an index".into(),
-            });
-        };
-        if config.size > MAX_CONFIG {
-            return Err(ImageError::TooLarge { what: format!("image {name}: its configuration"), limit: MAX_CONFIG });
+        let mut search = Search::new(&name, &options.platform, target.clone(), bytes);
+        // An entry that does not say what it is for is looked into: what its configuration says counts.
+        while let Some((manifest, bytes)) = search.next(self, &session).await? {
+            let Document::Manifest { config, layers } = document::parse(&format!("image {name}"), &bytes)? else {
+                return Err(ImageError::Malformed {
+                    what: format!("image {name}"),
+                    why: "its manifest is an index".into(),
+                });
+            };
+            if config.size > MAX_CONFIG {
+                let what = format!("image {name}: its configuration");
+                return Err(ImageError::TooLarge { what, limit: MAX_CONFIG });
+            }
+            self.fetch_one(&session, &config, &progress).await?;
+            let (platform, target) = (options.platform.clone(), target.clone());
+            let store = self.store().clone();
+            let described = fetch::joined(tokio::task::spawn_blocking(move || {
+                super::load::describe(&store, target, manifest, config, layers, Some(&platform))
+            }));
+            let image = match described.await {
+                Ok(image) => image,
+                Err(ImageError::Platform { offered, .. }) => {
+                    search.offered.extend(offered);
+                    continue;
+                }
+                Err(error) => return Err(error.named(&name)),
+            };
+            let images = self.clone();
+            return Ok(Pull { images, session, asked: options.platform.clone(), image, end: watch::channel(None).0 });
         }
-        self.fetch_one(&session, &config, &progress).await?;
-        let platform = options.platform.clone();
-        let store = self.store().clone();
-        let image = fetch::joined(tokio::task::spawn_blocking(move || {
-            super::load::describe(&store, target, manifest, config, layers, Some(&platform))
-                .map_err(|error| error.named(&name))
-        }))
-        .await?;
-        let images = self.clone();
-        Ok(Pull { images, session, asked: options.platform.clone(), image, end: watch::channel(None).0 })
+        Err(search.nothing())
     }
 
     pub(super) fn session(&self, reference: &Reference, options: &PullOptions) -> Session {
@@ -200,47 +211,6 @@ impl Images {
         fetch::joined(tokio::task::spawn_blocking(move || store.put(&bytes).map(|_| bytes))).await
     }
 
-    /// Down through indexes to the manifest for the platform. Depth first, best entry first; bounded, and
-    /// no index is looked into twice.
-    async fn choose(
-        &self,
-        session: &Session,
-        name: &str,
-        options: &PullOptions,
-        target: &Descriptor,
-        bytes: Vec<u8>,
-    ) -> Result<(Descriptor, Vec<u8>), ImageError> {
-        let mut offered = Vec::new();
-        let mut seen = HashSet::from([target.digest.clone()]);
-        let mut stack = vec![(target.clone(), Some(bytes), 0)];
-        let what = format!("image {name}");
-        while let Some((descriptor, bytes, depth)) = stack.pop() {
-            let bytes = match bytes {
-                Some(bytes) => bytes,
-                None => self.manifest(session, &descriptor.digest, Some(descriptor.size)).await?.1,
-            };
-            let Document::Index(children) = document::parse(&what, &bytes)? else {
-                return Ok((descriptor, bytes));
-            };
-            if depth >= index::MAX_DEPTH {
-                let why = format!("it nests indexes more than {} deep", index::MAX_DEPTH);
-                return Err(ImageError::Malformed { what, why });
-            }
-            offered.extend(index::offered(&children));
-            for child in index::candidates(&children, &options.platform).into_iter().rev() {
-                if child.descriptor.size > MAX_MANIFEST {
-                    return Err(ImageError::TooLarge { what, limit: MAX_MANIFEST });
-                }
-                if seen.insert(child.descriptor.digest.clone()) {
-                    stack.push((child.descriptor.clone(), None, depth + 1));
-                }
-            }
-        }
-        offered.sort();
-        offered.dedup();
-        Err(ImageError::Platform { image: name.to_owned(), wanted: options.platform.clone(), offered })
-    }
-
     pub(super) async fn fetch_one(
         &self,
         session: &Session,
@@ -256,6 +226,60 @@ impl Images {
         self.inner.fetcher.fetch(session, descriptor, &bytes).await?;
         tell(ProgressState::Done);
         Ok(())
+    }
+}
+
+/// The way down through indexes to manifests that may be for a platform. Depth first, best entry first; bounded, and
+/// no index is looked into twice.
+struct Search<'a> {
+    name: &'a str,
+    platform: &'a Platform,
+    /// What there is beside, for the error.
+    offered: Vec<Platform>,
+    seen: HashSet<Digest>,
+    stack: Vec<(Descriptor, Option<Vec<u8>>, usize)>,
+}
+
+impl<'a> Search<'a> {
+    fn new(name: &'a str, platform: &'a Platform, target: Descriptor, bytes: Vec<u8>) -> Self {
+        let seen = HashSet::from([target.digest.clone()]);
+        Self { name, platform, offered: Vec::new(), seen, stack: vec![(target, Some(bytes), 0)] }
+    }
+
+    /// The next manifest.
+    async fn next(&mut self, images: &Images, session: &Session) -> Result<Option<(Descriptor, Vec<u8>)>, ImageError> {
+        let what = || format!("image {}", self.name);
+        while let Some((descriptor, bytes, depth)) = self.stack.pop() {
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => images.manifest(session, &descriptor.digest, Some(descriptor.size)).await?.1,
+            };
+            let Document::Index(children) = document::parse(&what(), &bytes)? else {
+                return Ok(Some((descriptor, bytes)));
+            };
+            if depth >= index::MAX_DEPTH {
+                let why = format!("it nests indexes more than {} deep", index::MAX_DEPTH);
+                return Err(ImageError::Malformed { what: what(), why });
+            }
+            self.offered.extend(index::offered(&children));
+            for child in index::candidates(&children, self.platform).into_iter().rev() {
+                if child.descriptor.size > MAX_MANIFEST {
+                    return Err(ImageError::TooLarge { what: what(), limit: MAX_MANIFEST });
+                }
+                if self.seen.insert(child.descriptor.digest.clone()) {
+                    self.stack.push((child.descriptor.clone(), None, depth + 1));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// That there is none.
+    fn nothing(mut self) -> ImageError {
+        self.offered.sort();
+        self.offered.dedup();
+        let (image, wanted) = (self.name.to_owned(), self.platform.clone());
+        ImageError::Platform { image, wanted, offered: self.offered }
     }
 }
 

@@ -21,21 +21,51 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Anybody may read and write.
     pub fn new() -> Self {
-        Self::start(None)
+        Self::start(None, false)
     }
 
     /// Basic authentication.
     pub fn with_login(user: &str, password: &str) -> Self {
-        Self::start(Some((user.into(), password.into())))
+        Self::start(Some((user.into(), password.into())), false)
     }
 
-    fn start(login: Option<(String, String)>) -> Self {
+    /// The same over TLS, by a certificate that nobody trusts.
+    pub fn with_tls(user: &str, password: &str) -> Self {
+        Self::start(Some((user.into(), password.into())), true)
+    }
+
+    fn start(login: Option<(String, String)>, tls: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir_in("/tmp").unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let certificate = dir.path().join("certificate.pem");
+        let mut secured = String::new();
+        if tls {
+            let output = Command::new("openssl")
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1",
+                    "-nodes",
+                    "-days",
+                    "2",
+                ])
+                .args(["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+                .arg(dir.path().join("key.pem"))
+                .arg("-out")
+                .arg(&certificate)
+                .output()
+                .expect("openssl");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let key = dir.path().join("key.pem");
+            secured = format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        }
         let mut config = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:{port}'}}\n",
+             http: {{addr: '127.0.0.1:{port}'{secured}}}\n",
             dir.path().join("data").display()
         );
         if let Some((user, password)) = &login {

@@ -155,6 +155,9 @@ pub struct RemovedImage {
     /// Who still declares it and will bring it back (`dir:shop.yaml`).
     #[serde(default)]
     pub declared_by: Option<String>,
+    /// Containers that were made of it, and for which it comes back.
+    #[serde(default)]
+    pub used_by: Vec<String>,
     /// Further references that went with it: those of the digest that was named.
     #[serde(default)]
     pub also: Vec<String>,

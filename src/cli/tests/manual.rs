@@ -176,6 +176,14 @@ fn images_are_listed_pulled_tagged_loaded_and_removed() {
     dir:shop.yaml declares registry.local/web:1: it comes back
     === exit 0
     ");
+    let used = Bench::new(|node| node.items = vec![fake::image("default", "registry.local/x:1")]);
+    insta::assert_snapshot!(used.run("rmi -f registry.local/x:1").all(), @r"
+    --- out
+    registry.local/x:1
+    --- err
+    container web uses registry.local/x:1: it comes back
+    === exit 0
+    ");
     let archive = bench.file("image.tar", "…");
     insta::assert_snapshot!(bench.run(&format!("load {}", archive.display())).all(), @r"
     --- out

@@ -10,7 +10,7 @@
 //! | `authorize`, `auth` | one request to one host: redirects, challenges, tokens |
 //! | `write`, `upload` | what a push needs beyond reading: requests with bodies, one blob there |
 //! | `endpoint`, [`hosts`], [`declared`] | who is asked: `hosts.toml`, found and parsed, and what goes before it |
-//! | `trust`, [`proxy`] | TLS and the way there |
+//! | `trust`, `identity`, [`proxy`] | TLS, what is shown to whom, and the way there |
 //! | `patience` | tries, pauses, the pace of a body |
 //! | [`credentials`], [`login`] | `auth.json` and helpers, read and written |
 
@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod declared;
 mod endpoint;
 pub mod hosts;
+mod identity;
 pub mod login;
 mod patience;
 pub mod proxy;

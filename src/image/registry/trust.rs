@@ -1,13 +1,16 @@
 //! How far a host is trusted: certificates to trust and to show, and the HTTP clients made of them.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Certificate, Client};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::hosts::HostSettings;
+use super::identity::Identities;
 use super::proxy::Proxies;
 use super::transport::chain;
 use crate::image::error::RegistryFailure;
@@ -44,8 +47,8 @@ struct Manner {
 
 /// See the module. Its clients live as long as it does.
 pub struct Trust {
-    ca: Vec<Certificate>,
-    identity: Option<Identity>,
+    ca: Vec<CertificateDer<'static>>,
+    identities: Arc<Identities>,
     skip_verify: bool,
     connect: Duration,
     proxies: Arc<Proxies>,
@@ -55,28 +58,25 @@ pub struct Trust {
 impl Trust {
     /// The system's certificates and nothing to show.
     pub fn system(connect: Duration, proxies: Arc<Proxies>) -> Self {
-        Self { ca: Vec::new(), identity: None, skip_verify: false, connect, proxies, clients: Mutex::default() }
+        let identities = Arc::new(Identities::none());
+        Self { ca: Vec::new(), identities, skip_verify: false, connect, proxies, clients: Mutex::default() }
     }
 
     /// What a host's settings say; an error names the file. Reads the files.
     pub fn of(settings: &HostSettings, connect: Duration, proxies: Arc<Proxies>) -> Result<Self, String> {
         let mut ca = Vec::new();
         for path in &settings.ca {
-            let found = Certificate::from_pem_bundle(&read(path)?).unwrap_or_default();
+            let found: Vec<_> =
+                CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().unwrap_or_default();
             if found.is_empty() {
                 return Err(format!("{} holds no PEM certificate", path.display()));
             }
             ca.extend(found);
         }
-        let identity = match settings.client.as_slice() {
-            [] => None,
-            [pair] => Some(identity(pair)?),
-            [_, second, ..] => {
-                return Err(format!("{} is a second client certificate; one is shown to a host", second.0.display()));
-            }
-        };
+        let identities = Arc::new(Identities::of(&settings.client, read)?);
         let connect = settings.dial_timeout.unwrap_or(connect);
-        Ok(Self { ca, identity, skip_verify: settings.skip_verify, connect, proxies, clients: Mutex::default() })
+        let skip_verify = settings.skip_verify;
+        Ok(Self { ca, identities, skip_verify, connect, proxies, clients: Mutex::default() })
     }
 
     /// Whether whatever certificate is shown is trusted.
@@ -93,18 +93,18 @@ impl Trust {
         let manner = Manner {
             scheme,
             skip_verify: skip_verify || self.skip_verify,
-            identity: own && self.identity.is_some() && scheme == Scheme::Https,
+            identity: own && !self.identities.is_empty() && scheme == Scheme::Https,
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&manner) {
             return Ok(client.clone());
         }
-        let client = self.build(manner).map_err(|e| RegistryFailure::Tls(chain(&e)))?;
+        let client = self.build(manner)?;
         clients.insert(manner, client.clone());
         Ok(client)
     }
 
-    fn build(&self, manner: Manner) -> reqwest::Result<Client> {
+    fn build(&self, manner: Manner) -> Result<Client, RegistryFailure> {
         // An error means that one was installed before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let proxies = Arc::clone(&self.proxies);
@@ -119,33 +119,23 @@ impl Trust {
         builder = match manner {
             // Reading the system's certificates takes milliseconds and megabytes that this one never needs.
             Manner { scheme: Scheme::Http, .. } if !self.proxies.speak_tls() => builder.tls_certs_only([]),
+            Manner { identity: true, skip_verify, .. } => {
+                let tls = self.identities.config(&self.ca, skip_verify);
+                builder.tls_backend_preconfigured(tls.map_err(|e| RegistryFailure::Tls(e.to_string()))?)
+            }
             Manner { skip_verify: true, .. } => builder.tls_danger_accept_invalid_certs(true),
-            Manner { .. } => builder.tls_certs_merge(self.ca.iter().cloned()),
+            Manner { .. } => {
+                let ca: reqwest::Result<Vec<_>> = self.ca.iter().map(|der| Certificate::from_der(der)).collect();
+                builder.tls_certs_merge(ca.map_err(|e| RegistryFailure::Tls(chain(&e)))?)
+            }
         };
-        if let Some(identity) = self.identity.as_ref().filter(|_| manner.identity) {
-            builder = builder.identity(identity.clone());
-        }
-        builder.build()
+        builder.build().map_err(|e| RegistryFailure::Tls(chain(&e)))
     }
 
     /// The proxy that requests to a URL take, as shown.
     pub fn proxy_of(&self, url: &reqwest::Url) -> Option<String> {
         self.proxies.for_url(url).map(super::transport::shown_host)
     }
-}
-
-/// A certificate with its key, from two files or one.
-fn identity((certificate, key): &(PathBuf, Option<PathBuf>)) -> Result<Identity, String> {
-    let mut pem = read(certificate)?;
-    if let Some(key) = key {
-        pem.push(b'\n');
-        pem.extend(read(key)?);
-    }
-    // The error may quote the file, which holds a key.
-    Identity::from_pem(&pem).map_err(|_| match key {
-        Some(key) => format!("{} and {} are not a PEM certificate and its key", certificate.display(), key.display()),
-        None => format!("{} does not hold both a PEM certificate and its key", certificate.display()),
-    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

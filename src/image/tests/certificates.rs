@@ -8,8 +8,13 @@ pub struct Authority(tempfile::TempDir);
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("private authority")
+    }
+
+    pub fn named(name: &str) -> Self {
         let authority = Self(tempfile::tempdir().unwrap());
-        authority.openssl(&["req", "-x509", "-subj", "/CN=private authority", "-days", "2", "-out", "ca.pem"], "ca");
+        let subject = format!("/CN={name}");
+        authority.openssl(&["req", "-x509", "-subj", &subject, "-days", "2", "-out", "ca.pem"], "ca");
         authority
     }
 

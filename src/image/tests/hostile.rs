@@ -337,6 +337,14 @@ fn what_is_no_image_is_refused_by_name() {
         |_| None,
     );
     insta::assert_snapshot!("foreign_layer", text);
+    let (_, text) = pull(
+        |blobs| {
+            let layer = blobs.add("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", b"x".to_vec());
+            blobs.image_of("amd64", vec![layer], &[Digest::of(b"y")])
+        },
+        |_| None,
+    );
+    insta::assert_snapshot!("encrypted_layer", text);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::fixture::{Blobs, LayerTar};
 use super::registry::{Node, Registry};
+use super::server::Server;
 use crate::image::closure::Part;
 use crate::image::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::image::{PullOptions, Sweep, silent};
@@ -76,4 +77,36 @@ fn all_platforms_come_with_what_is_attached_and_stay_as_long_as_the_index_does()
 
     node.images.gc(&HashSet::new(), now).unwrap();
     assert_eq!(here(), HashSet::new());
+}
+
+/// umoci and others write indexes whose entries do not say what they are for.
+#[test]
+fn entries_that_do_not_say_what_they_are_for_are_looked_into() {
+    let mut blobs = Blobs::default();
+    let arm64 = blobs.image("arm64", &[LayerTar::new().file("a", b"arm64").done()]);
+    let amd64 = blobs.image("amd64", &[LayerTar::new().file("a", b"amd64").done()]);
+    let inner = blobs.index(&[(&arm64, None), (&amd64, None)]);
+    let index = blobs.index(&[(&arm64, None), (&inner, None)]);
+    let node = Node::plain();
+    let server = node.runtime.block_on(Server::start(blobs, &[("untold", &index)], |_| None));
+    let name = format!("{}/lab/app:untold", server.host);
+    let options = |platform: &str| PullOptions { platform: platform.parse().unwrap(), ..PullOptions::default() };
+
+    let image = node.pull(&name, &options("linux/amd64")).unwrap();
+    assert_eq!((&image.manifest.digest, &image.target.digest), (&amd64.digest, &index.digest));
+    let amd64 = "linux/amd64".parse().unwrap();
+    assert_eq!(node.images.whole(&index.digest, &amd64).unwrap(), image);
+    // The other is not here but for its documents, and nothing is wrong with that.
+    let parts = node.images.parts(&index.digest, None, &amd64);
+    let needed = parts.iter().filter(|part| part.needed);
+    assert_eq!(needed.filter(|part| !node.images.store().has(&part.digest)).count(), 0, "{parts:?}");
+    assert!(parts.iter().any(|part| !part.needed && !node.images.store().has(&part.digest)), "{parts:?}");
+    node.images.store().remove(&image.layers[0].descriptor.digest).unwrap();
+    let parts = node.images.parts(&index.digest, None, &amd64);
+    let lacks = parts.iter().filter(|part| part.needed && !node.images.store().has(&part.digest));
+    assert_eq!(lacks.map(|part| &part.digest).collect::<Vec<_>>(), [&image.layers[0].descriptor.digest]);
+
+    let error = node.pull(&name, &options("linux/s390x")).unwrap_err().to_string();
+    let offers = "has no manifest for linux/s390x; it offers linux/amd64, linux/arm64";
+    assert!(error.ends_with(offers), "{error}");
 }

@@ -89,3 +89,32 @@ fn a_certificate_is_shown_to_a_registry_that_asks_for_one() {
     let text = resolved.unwrap_err().to_string();
     assert!(text.contains("both.pem does not hold both") && !text.contains("c2VjcmV0"), "{text}");
 }
+
+/// What is shown is known by its registry: two of different authorities, and each client may have both.
+#[test]
+fn of_several_certificates_the_one_is_shown_whose_authority_the_registry_trusts() {
+    let (here, there) = (Authority::new(), Authority::named("another authority"));
+    let (registry, image) = registry(&here, true);
+    let certs = tempfile::tempdir().unwrap();
+    let node = node(certs.path());
+    let name = format!("{}/lab/app:1", registry.host);
+    let dir = certs.path().join(&registry.host);
+    std::fs::create_dir(&dir).unwrap();
+    let pairs = [there.sign("node", None), here.sign("node", None)];
+    let client = pairs.each_ref().map(|(certificate, key)| format!("[{certificate:?}, {key:?}]")).join(", ");
+    let text = |trust: &str| format!("{trust}\nclient = [{client}]\n");
+    std::fs::write(dir.join("hosts.toml"), text(&format!("ca = {:?}", here.ca()))).unwrap();
+    assert_eq!(node.pull(&name, &options()).unwrap().target.digest, image.digest);
+    // The same where the registry itself is trusted whoever it is.
+    std::fs::write(dir.join("hosts.toml"), text("skip_verify = true")).unwrap();
+    node.runtime.block_on(node.images.resolve(&name.parse().unwrap(), &options())).unwrap();
+
+    // Docker's files, of which there may be several pairs, too.
+    std::fs::remove_file(dir.join("hosts.toml")).unwrap();
+    std::fs::copy(here.ca(), dir.join("ca.crt")).unwrap();
+    for (file, (certificate, key)) in ["a", "b"].into_iter().zip(&pairs) {
+        std::fs::copy(certificate, dir.join(file).with_extension("cert")).unwrap();
+        std::fs::copy(key, dir.join(file).with_extension("key")).unwrap();
+    }
+    node.runtime.block_on(node.images.resolve(&name.parse().unwrap(), &options())).unwrap();
+}

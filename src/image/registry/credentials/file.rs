@@ -6,20 +6,28 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{Credentials, normal};
 
 /// Bound of an auth.json in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// A parsed file.
+/// A parsed file. What is `null` in it counts as left out, as it does to Docker and Podman.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthFile {
+    #[serde(deserialize_with = "without_nulls")]
     auths: HashMap<String, AuthEntry>,
+    #[serde(deserialize_with = "without_nulls")]
     cred_helpers: HashMap<String, String>,
     creds_store: Option<String>,
+}
+
+/// A map; `null` is an empty one, and `null` for a value no entry.
+fn without_nulls<'d, D: Deserializer<'d>, T: Deserialize<'d>>(from: D) -> Result<HashMap<String, T>, D::Error> {
+    let map: Option<HashMap<String, Option<T>>> = Deserialize::deserialize(from)?;
+    Ok(map.into_iter().flatten().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
 #[derive(Default, Deserialize)]
@@ -41,6 +49,10 @@ impl AuthFile {
 
     /// A document. The error follows its name and quotes nothing of it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
+        // An array is no object, though the fields of one could be read from it.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err("is not an auth.json: it is no JSON object".into());
+        }
         serde_json::from_slice(text)
             .map_err(|e| format!("is not an auth.json: line {} column {}", e.line(), e.column()))
     }

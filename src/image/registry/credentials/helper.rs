@@ -77,8 +77,13 @@ async fn run(name: &str, verb: &str, input: &str) -> Result<Option<Vec<u8>>, Str
     if status.success() {
         return Ok(Some(answer));
     }
-    if String::from_utf8_lossy(&answer).contains("credentials not found") {
+    // What fails says on its standard output why; a secret is there only when it does not.
+    let said = String::from_utf8_lossy(&answer);
+    if said.contains("credentials not found") {
         return Ok(None);
     }
-    Err(format!("{program} {verb} ended with {status}"))
+    let said: String =
+        said.trim().lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
+    let said = if said.is_empty() { said } else { format!(": {said}") };
+    Err(format!("{program} {verb} ended with {status}{said}"))
 }

@@ -117,11 +117,13 @@ pub async fn find(
             }
         }
     }
+    // A helper that is not there or fails may be one that nobody here uses: others may have what is looked for.
+    let mut broken = None;
     for path in files {
         let Some(file) = AuthFile::load(path)? else { continue };
         for key in &keys {
             if let Some((server, name)) = file.helper(key)
-                && let Some(found) = helper::get(name, server).await?
+                && let Some(found) = heard(helper::get(name, server).await, path, &mut broken)
             {
                 return Ok(Some(found));
             }
@@ -130,12 +132,20 @@ pub async fn find(
             }
         }
         if let Some(store) = file.store()
-            && let Some(found) = helper::get(store, server_of(host)).await?
+            && let Some(found) = heard(helper::get(store, server_of(host)).await, path, &mut broken)
         {
             return Ok(Some(found));
         }
     }
-    Ok(None)
+    broken.map_or(Ok(None), Err)
+}
+
+/// What a helper that `file` names has; the first that fails is kept in `broken`.
+fn heard(answer: Result<Option<Credentials>, String>, file: &Path, broken: &mut Option<String>) -> Option<Credentials> {
+    answer.unwrap_or_else(|why| {
+        broken.get_or_insert(format!("{why} ({} names it)", file.display()));
+        None
+    })
 }
 
 /// Files that are searched before `stored` and have something for the host: what was stored will not be used.
@@ -185,6 +195,33 @@ mod tests {
         assert_eq!(look_up(text, "r.local/other/app:1"), Ok(password("host", "p")));
         assert_eq!(look_up(text, "docker.io/library/nginx:1"), Ok(password("hub", "p:q")));
         assert_eq!(look_up(text, "x.local/a:1"), Ok(None));
+    }
+
+    #[test]
+    fn null_is_nothing_and_an_array_is_no_file() {
+        let text = r#"{"auths": {"r.local": null, "x.local": {"auth": "aHViOnA6cQ=="}}, "credHelpers": null, "credsStore": null}"#;
+        assert_eq!(look_up(text, "r.local/a:1"), Ok(None));
+        assert_eq!(look_up(text, "x.local/a:1"), Ok(password("hub", "p:q")));
+        assert_eq!(look_up(r#"{"auths": null}"#, "r.local/a:1"), Ok(None));
+        let error = look_up(r#"[{"r.local": {"auth": "aHViOnA6cQ=="}}]"#, "r.local/a:1").unwrap_err();
+        assert!(error.ends_with("is not an auth.json: it is no JSON object"), "{error}");
+    }
+
+    #[test]
+    fn a_helper_that_is_not_there_hides_nothing_that_others_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let desktop = file("config.json", r#"{"credsStore": "of-another-machine"}"#);
+        let own = file("auth.json", r#"{"auths": {"r.local": {"auth": "aHViOnA6cQ=="}}}"#);
+        let files = [desktop.clone(), own];
+        let find = |host: &str| runtime().block_on(find(&[], &files, host, "a"));
+        assert_eq!(find("r.local"), Ok(password("hub", "p:q")));
+        let error = find("x.local").unwrap_err();
+        let named = format!("({} names it)", desktop.display());
+        assert!(error.starts_with("docker-credential-of-another-machine: ") && error.ends_with(&named), "{error}");
     }
 
     #[test]
