@@ -148,6 +148,9 @@ pub struct TaskState {
     /// its shim does not start it again.
     #[serde(default)]
     pub stop_requested: bool,
+    /// Its processes stand still, as somebody asked.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Asks for the first state after this one.

@@ -209,6 +209,11 @@ impl Streaming {
         self.tidy();
     }
 
+    /// Gives the terminal another size, in characters.
+    pub fn resize(&mut self, _width: u32, _height: u32) -> Result<(), String> {
+        Err("it has no terminal".to_owned())
+    }
+
     /// Closes the container's standard input, once what was already given is through.
     pub fn close_stdin(&mut self, poll: &mut Poll) {
         if let Some(input) = &mut self.input {
