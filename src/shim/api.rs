@@ -8,7 +8,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::Code;
 
-use super::reply::{encode, precondition};
+use super::reply::encode;
 use super::server::{Context, ReplyTo};
 use super::task::Task;
 use super::wire::Refusal;
@@ -125,12 +125,15 @@ pub fn call(
         "ResizePty" => {
             let request: ResizePtyRequest = parse(payload)?;
             let task = find(tasks, &request.id)?;
-            let resized = match request.exec_id.as_str() {
-                "" => task.stdio.resize(request.width, request.height),
-                exec_id => task.exec(exec_id)?.1.resize(request.width, request.height),
+            let (width, height) = (request.width, request.height);
+            let answer = match request.exec_id.as_str() {
+                "" => task.resize(width, height),
+                exec_id => {
+                    let (home, exec) = task.exec(exec_id)?;
+                    exec.resize(home, width, height)
+                }
             };
-            resized.map_err(|error| precondition(format!("task {} cannot be resized: {error}", request.id)))?;
-            cx.answer(reply, Ok(Vec::new()));
+            cx.answer(reply, answer);
         }
         "Connect" => {
             let request: ConnectRequest = parse(payload)?;

@@ -14,30 +14,44 @@ use super::job::Job;
 use super::reply::precondition;
 use super::runc::{Execution, Verb};
 use super::server::{Context, ReplyTo};
+use super::stdio::{Ends, Wanted, Whose};
 use super::task::Task;
 use super::wire::Refusal;
 
 /// Processes that a task may have been given and nobody has deleted.
 const MAX_EXECS: usize = 1024;
+/// Of these, such as have ended: whoever was to delete the others has died.
+const MAX_SPENT: usize = 64;
 
 impl Task {
     /// `Exec`: keeps the description of one more process.
-    pub fn add(&mut self, request: ExecProcessRequest) -> Result<(), Refusal> {
+    pub fn add(&mut self, mut request: ExecProcessRequest) -> Result<(), Refusal> {
         self.takes_processes()?;
         if self.execs.iter().any(|exec| exec.id == request.exec_id) {
             let message = format!("process {} of task {} already exists", request.exec_id, self.id);
             return Err(Refusal::new(Code::ALREADY_EXISTS, message));
         }
-        // Whoever was to delete them may have died.
-        if self.execs.len() >= MAX_EXECS {
-            let Some(spent) = self.execs.iter().position(Exec::is_spent) else {
-                let message = format!("task {} has {MAX_EXECS} processes that were added; delete some", self.id);
-                return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, message));
-            };
-            self.execs.remove(spent);
+        if self.execs.iter().filter(|exec| exec.is_spent()).count() >= MAX_SPENT
+            && let Some(oldest) = self.execs.iter().position(Exec::is_spent)
+        {
+            self.execs.remove(oldest);
         }
+        if self.execs.len() >= MAX_EXECS {
+            let message = format!("task {} has {MAX_EXECS} processes that were added; delete some", self.id);
+            return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, message));
+        }
+        // Another host than ours says by a request when its input ends.
+        let hold_stdin = self.supervision.is_none() && !request.stdin.is_empty();
+        let wanted = Wanted {
+            stdin: std::mem::take(&mut request.stdin),
+            stdout: std::mem::take(&mut request.stdout),
+            stderr: std::mem::take(&mut request.stderr),
+            terminal: request.terminal,
+            hold_stdin,
+        };
         self.executions += 1;
-        self.execs.push(Exec::add(request, self.executions)?);
+        let whose = Whose { id: &request.exec_id, namespace: &self.namespace, bundle: &self.bundle };
+        self.execs.push(Exec::add(&request, wanted, whose, self.executions)?);
         Ok(())
     }
 
@@ -89,8 +103,8 @@ impl Task {
             let mut file = std::fs::File::from(file);
             let written = file.write_all(resources).and_then(|()| file.seek(SeekFrom::Start(0)));
             written.map_err(|error| error.to_string())?;
-            let streams = [Some(file.into()), None, None];
-            let execution = Execution { verb, bundle: &self.bundle, id: &self.id, streams, console: None };
+            let ends = Ends { streams: [Some(file.into()), None, None], console: None };
+            let execution = Execution { verb, bundle: &self.bundle, id: &self.id, ends };
             Job::begin(&self.runtime, execution, self.patience(), cx.now, &mut cx.poll)
         };
         let job =

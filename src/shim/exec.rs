@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::job::Job;
 use super::note::note;
-use super::reply::{encode, exit_code, precondition, proto_time, signal};
+use super::reply::{encode, exit_code, precondition, proto_time, resize, signal};
 use super::runc::{Execution, Runtime, Verb, is_child, named_pid};
 use super::server::{Context, ReplyTo};
-use super::stdio::{Paths, Streaming};
+use super::stdio::{Streaming, Wanted, Whose};
 use super::task::OUTPUT_GRACE;
 use super::wire::{Answer, Refusal};
 use super::{args, record};
@@ -38,7 +38,7 @@ pub struct Exec {
     /// Its name, unique in its task.
     pub id: String,
     verb: Verb,
-    paths: Paths,
+    wanted: Wanted,
     stdio: Streaming,
     phase: Phase,
     last_pid: u32,
@@ -69,29 +69,25 @@ struct Ended {
 
 impl Exec {
     /// Takes a description over. `number` is unique in the shim's life.
-    pub fn add(request: ExecProcessRequest, number: u32) -> Result<Self, Refusal> {
+    pub fn add(request: &ExecProcessRequest, wanted: Wanted, whose: Whose, number: u32) -> Result<Self, Refusal> {
         let name = format!("process {} of task {}", request.exec_id, request.id);
         let invalid = |message: String| Refusal::new(Code::INVALID_ARGUMENT, message);
         if !args::valid_id(&request.exec_id) {
-            return Err(invalid(format!("task {}: {}", request.id, args::ArgsError::Id(request.exec_id))));
+            return Err(invalid(format!("task {}: {}", request.id, args::ArgsError::Id(request.exec_id.clone()))));
         }
-        if request.terminal {
-            return Err(Refusal::new(Code::UNIMPLEMENTED, format!("{name}: a terminal is not supported by this shim")));
-        }
-        let spec = request.spec.map(|any| any.value).unwrap_or_default();
-        let mut spec: serde_json::Value = serde_json::from_slice(&spec)
+        let spec = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let mut spec: serde_json::Value = serde_json::from_slice(spec)
             .map_err(|error| invalid(format!("{name}: its description is not the JSON of an OCI process: {error}")))?;
         if spec.pointer("/args/0").and_then(serde_json::Value::as_str).is_none_or(str::is_empty) {
             return Err(invalid(format!("{name}: its description names no command; \"args\" must not be empty")));
         }
         spec["terminal"] = request.terminal.into();
         let spec = serde_json::to_vec(&spec).map_err(|error| invalid(format!("{name}: {error}")))?;
-        let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
-        let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("{name}: {error}")))?;
+        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("{name}: {error}")))?;
         Ok(Self {
-            id: request.exec_id,
+            id: request.exec_id.clone(),
             verb: Verb::Exec(number),
-            paths,
+            wanted,
             stdio,
             phase: Phase::Added(spec),
             last_pid: 0,
@@ -128,9 +124,9 @@ impl Exec {
         if let Some(path) = self.verb.own_file(home.bundle, "json") {
             record::write_private(&path, spec).map_err(|error| error.to_string())?;
         }
-        let streams = self.stdio.attempt(None, &mut cx.poll)?;
+        let ends = self.stdio.attempt(None, &mut cx.poll)?;
         let Home { bundle, runtime, id, patience } = home;
-        let execution = Execution { verb: self.verb, bundle, id, streams, console: None };
+        let execution = Execution { verb: self.verb, bundle, id, ends };
         Job::begin(runtime, execution, patience, cx.now, &mut cx.poll)
     }
 
@@ -175,8 +171,9 @@ impl Exec {
     }
 
     /// `ResizePty`.
-    pub fn resize(&mut self, width: u32, height: u32) -> Result<(), String> {
-        self.stdio.resize(width, height)
+    pub fn resize(&mut self, home: Home, width: u32, height: u32) -> Answer {
+        let name = self.name(home);
+        resize(&mut self.stdio, &name, width, height)
     }
 
     /// `State`.
@@ -193,9 +190,10 @@ impl Exec {
             bundle: home.bundle.display().to_string(),
             pid: self.last_pid,
             status: status.into(),
-            stdin: self.paths.stdin.clone(),
-            stdout: self.paths.stdout.clone(),
-            stderr: self.paths.stderr.clone(),
+            stdin: self.wanted.stdin.clone(),
+            stdout: self.wanted.stdout.clone(),
+            stderr: self.wanted.stderr.clone(),
+            terminal: self.wanted.terminal,
             exit_status: ended.map_or(0, |ended| ended.code),
             exited_at: ended.map_or_else(MessageField::none, |ended| proto_time(ended.at)),
             ..Default::default()

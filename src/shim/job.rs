@@ -55,7 +55,7 @@ impl Job {
             && let Some((ours, theirs)) = Said::pipe(poll)
         {
             said = ours;
-            execution.streams[2] = Some(theirs);
+            execution.ends.streams[2] = Some(theirs);
         }
         let pid = runtime.spawn(execution)?;
         Ok(Self { pid, verb, deadline: now + patience, killed: false, said, cut: Cut::Patience, patience })

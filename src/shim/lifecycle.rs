@@ -15,9 +15,10 @@ use super::note::note;
 use super::protocol::{Exit, TaskPhase};
 use super::reply::{encode, exit_code, precondition, signal};
 use super::restart::{History, Verdict, Why, after_exit};
-use super::runc::{Execution, Streams, Verb, is_child, named_pid};
+use super::runc::{Execution, Verb, is_child, named_pid};
 use super::server::Context;
 use super::start::FifoStart;
+use super::stdio::Ends;
 use super::task::Task;
 use super::wire::{Answer, Refusal};
 use super::{cleanup, mounts, oom, record};
@@ -38,14 +39,14 @@ impl Task {
             let dir = supervision.log_dir.as_ref()?;
             Some(CriLog::open(dir, self.state.attempt, supervision.log_max_size, supervision.log_max_files))
         });
-        let streams = self.stdio.attempt(log, &mut cx.poll)?;
-        self.execute(Verb::Create, streams, cx)?;
+        let ends = self.stdio.attempt(log, &mut cx.poll)?;
+        self.execute(Verb::Create, ends, cx)?;
         self.dirty = true;
         Ok(())
     }
 
-    fn execute(&mut self, verb: Verb, streams: Streams, cx: &mut Context) -> Result<(), String> {
-        let execution = Execution { verb, bundle: &self.bundle, id: &self.id, streams, console: None };
+    fn execute(&mut self, verb: Verb, ends: Ends, cx: &mut Context) -> Result<(), String> {
+        let execution = Execution { verb, bundle: &self.bundle, id: &self.id, ends };
         self.job = Some(Job::begin(&self.runtime, execution, self.patience(), cx.now, &mut cx.poll)?);
         if self.stop.is_some() || self.delete.is_some() || self.abandoned.is_some() {
             self.hurry(CLEANING, cx);
@@ -80,7 +81,7 @@ impl Task {
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
-            && let Err(message) = self.execute(Verb::Start, Streams::default(), cx)
+            && let Err(message) = self.execute(Verb::Start, Ends::default(), cx)
         {
             self.start_failed(message, cx);
         }
@@ -367,7 +368,7 @@ impl Task {
         }
         if self.dirty && ours {
             let verb = if self.stubborn { Verb::DeleteForce } else { Verb::Delete };
-            match self.execute(verb, Streams::default(), cx) {
+            match self.execute(verb, Ends::default(), cx) {
                 Ok(()) => return,
                 Err(message) => {
                     note(message);

@@ -15,6 +15,7 @@ mod boot;
 mod cgroup;
 mod cleanup;
 mod conn;
+mod console;
 mod exec;
 mod freeze;
 mod input;

@@ -6,6 +6,7 @@ use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Signal, WaitStatus};
 
+use super::stdio::Streaming;
 use super::wire::{Answer, Refusal};
 
 /// A message as an answer.
@@ -47,4 +48,14 @@ pub fn signal(number: u32) -> Result<Signal, Refusal> {
             format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()),
         )
     })
+}
+
+/// Gives `name`'s terminal another size, in characters.
+pub fn resize(stdio: &mut Streaming, name: &str, width: u32, height: u32) -> Answer {
+    let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    match stdio.resize(small(width), small(height)) {
+        Ok(true) => Ok(Vec::new()),
+        Ok(false) => Err(precondition(format!("{name} has no terminal"))),
+        Err(error) => Err(Refusal::new(Code::INTERNAL, format!("size of the terminal of {name}: {error}"))),
+    }
 }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus, waitid};
 
 use super::said::Said;
 use super::spawn::spawn;
+use super::stdio::Ends;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
 pub const LOG: &str = "runc.log";
@@ -97,16 +98,14 @@ pub struct Execution<'a> {
     pub bundle: &'a Path,
     /// The container.
     pub id: &'a str,
-    /// Its standard streams; those of `create` and `exec` become the container's.
-    pub streams: Streams,
-    /// Socket on which a `create` or `exec` hands over the terminal that it made.
-    pub console: Option<&'a Path>,
+    /// Its standard streams, which those of `create` and `exec` hand on to the container, or where its terminal goes.
+    pub ends: Ends,
 }
 
 impl Runtime {
     /// Starts an execution.
     pub fn spawn(&self, execution: Execution) -> Result<Pid, String> {
-        let Execution { verb, bundle, id, streams, console } = execution;
+        let Execution { verb, bundle, id, ends } = execution;
         let (log, pid_file) = (verb.log(bundle), verb.pid_file(bundle));
         let process = verb.own_file(bundle, "json").unwrap_or_default();
         let _ = fs::remove_file(&log);
@@ -130,12 +129,12 @@ impl Runtime {
         if let Verb::Create | Verb::Exec(_) = verb {
             let _ = fs::remove_file(&pid_file);
             arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
-            if let Some(console) = console {
+            if let Some(console) = &ends.console {
                 arguments.extend([OsStr::new("--console-socket"), console.as_os_str()]);
             }
         }
         arguments.push(OsStr::new(id));
-        spawn(&arguments, streams).map_err(|error| match error.kind() {
+        spawn(&arguments, ends.streams).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!(
                 "the OCI runtime {} is not installed; install the package runc or name another runtime in the configuration",
                 self.binary.display()
@@ -221,8 +220,8 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_package() {
         let runtime = Runtime { binary: "/nonexistent/runc".into(), root: "/tmp".into(), systemd: false };
-        let (verb, bundle, streams) = (Verb::Start, Path::new("/nonexistent"), Streams::default());
-        let error = runtime.spawn(Execution { verb, bundle, id: "x", streams, console: None }).unwrap_err();
+        let (verb, bundle, ends) = (Verb::Start, Path::new("/nonexistent"), Ends::default());
+        let error = runtime.spawn(Execution { verb, bundle, id: "x", ends }).unwrap_err();
         assert!(error.contains("/nonexistent/runc") && error.contains("package runc"), "{error}");
     }
 }

@@ -22,12 +22,12 @@ use super::exec::Exec;
 use super::freeze::Freezing;
 use super::job::Job;
 use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
-use super::reply::{encode, precondition, proto_time, signal};
+use super::reply::{encode, precondition, proto_time, resize, signal};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
 use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
-use super::stdio::{Paths, Streaming};
+use super::stdio::{Streaming, Wanted, Whose};
 use super::wire::{Answer, Refusal};
 use super::{args, mounts, record, stats};
 
@@ -62,10 +62,11 @@ pub struct Task {
     pub id: String,
     /// Nothing of it is left; the server drops it.
     pub gone: bool,
+    pub(super) namespace: Box<str>,
     pub(super) bundle: PathBuf,
     pub(super) runtime: Runtime,
     pub(super) supervision: Option<Supervision>,
-    pub(super) paths: Paths,
+    pub(super) wanted: Wanted,
     pub(super) stdio: Streaming,
     pub(super) state: TaskState,
     pub(super) init: Option<Pid>,
@@ -118,9 +119,9 @@ impl Task {
         if !args::valid_id(&id) {
             return Err(invalid(args::ArgsError::Id(id).to_string()));
         }
-        if request.terminal || !request.checkpoint.is_empty() {
-            let what = if request.terminal { "a terminal" } else { "restoring a checkpoint" };
-            return Err(Refusal::new(Code::UNIMPLEMENTED, format!("task {id}: {what} is not supported by this shim")));
+        if !request.checkpoint.is_empty() {
+            let message = format!("task {id}: restoring a checkpoint is not supported by this shim");
+            return Err(Refusal::new(Code::UNIMPLEMENTED, message));
         }
         let bundle = PathBuf::from(&request.bundle);
         if !bundle.is_absolute() {
@@ -157,8 +158,17 @@ impl Task {
             // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
             let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
         }
-        let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
-        let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        // Without a writer's path, another host than ours means no input at all.
+        let hold_stdin = supervision.as_ref().map_or(!request.stdin.is_empty(), |supervision| supervision.stdin);
+        let wanted = Wanted {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            hold_stdin,
+        };
+        let whose = Whose { id: &id, namespace, bundle: &bundle };
+        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
@@ -182,10 +192,11 @@ impl Task {
             },
             id,
             gone: false,
+            namespace: namespace.into(),
             bundle,
             runtime,
             supervision,
-            paths,
+            wanted,
             stdio,
             init: None,
             last_pid: 0,
@@ -346,6 +357,11 @@ impl Task {
         self.stdio.close_stdin(&mut cx.poll);
     }
 
+    /// `ResizePty`.
+    pub fn resize(&mut self, width: u32, height: u32) -> Answer {
+        resize(&mut self.stdio, &format!("task {}", self.id), width, height)
+    }
+
     /// `State`.
     pub fn report(&self) -> Answer {
         let status = match (self.init, self.started) {
@@ -361,9 +377,10 @@ impl Task {
             bundle: self.bundle.display().to_string(),
             pid: self.last_pid,
             status: status.into(),
-            stdin: self.paths.stdin.clone(),
-            stdout: self.paths.stdout.clone(),
-            stderr: self.paths.stderr.clone(),
+            stdin: self.wanted.stdin.clone(),
+            stdout: self.wanted.stdout.clone(),
+            stderr: self.wanted.stderr.clone(),
+            terminal: self.wanted.terminal,
             exit_status: exit.map_or(0, |exit| exit.code),
             exited_at: exit.map_or_else(MessageField::none, |exit| proto_time(exit.at)),
             ..Default::default()

@@ -213,8 +213,12 @@ fn standard_input_reaches_an_added_process_and_can_be_closed() {
     let mut text = [0; 6];
     read.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"hello\n");
-    // The writer is still there; it is the request that ends it.
     client.exec_close_stdin(&bundle.id, "x").unwrap();
+    // What a writer that is still there says after that arrives, too.
+    std::io::Write::write_all(&mut writer, b"there\n").unwrap();
+    drop(writer);
+    read.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"there\n");
     assert_eq!(client.exec_wait(&bundle.id, "x").unwrap().exit_status, 0);
 }
 
@@ -283,4 +287,21 @@ fn a_checkpoint_is_refused_with_its_reason() {
     let mut client = bundle.run();
     let (code, message) = client.call(TASK, "Checkpoint", Vec::new()).unwrap_err();
     assert!(code == Code::UNIMPLEMENTED && message.contains("criu"), "{message}");
+}
+
+#[test]
+fn an_added_process_may_have_a_terminal_of_its_own() {
+    let bundle = Bundle::new("sleep 1000");
+    let mut client = bundle.run();
+    let out = fifo(&bundle, "out");
+    let mut read = reader(&out);
+    let script = "test -t 0 && test -t 1 && test -t 2 && echo terminal; exit 5";
+    let exec = Exec { terminal: true, stdout: out, ..Exec::new(&bundle.id, "t", &["sh", "-c", script]) };
+    client.exec(&exec).unwrap();
+    client.exec_start(&bundle.id, "t").unwrap();
+    assert_eq!(client.exec_wait(&bundle.id, "t").unwrap().exit_status, 5);
+    client.exec_delete(&bundle.id, "t").unwrap();
+    let mut text = String::new();
+    read.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "terminal\r\n");
 }

@@ -11,3 +11,4 @@ mod hostile;
 mod lifecycle;
 mod output;
 mod supervision;
+mod terminal;
