@@ -262,6 +262,11 @@ impl RegistryFailure {
     }
 }
 
+/// The name that a reference has for its host; the host itself where there is no reference.
+fn named<'a>(reference: &'a str, host: &'a str) -> &'a str {
+    reference.split_once('/').map_or(host, |(named, _)| named)
+}
+
 impl ImageError {
     /// `what` names the operation and its path.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
@@ -327,25 +332,30 @@ impl ImageError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => (Class::NotFound, None),
             Self::Io { .. } => (Class::Runtime, None),
             Self::Registry { reference, host, why, .. } => match why {
+                // What is said of hosts, and kept for them, goes by the name that references have for them, wherever
+                // hosts.toml says they are.
+                RegistryFailure::Denied { anonymous: true, .. } => {
+                    let named = named(reference, host);
+                    (Class::Registry, Some(format!("run bayplan login {named}, or name credentials in auth.json")))
+                }
+                RegistryFailure::Denied { .. } => {
+                    let named = named(reference, host);
+                    let help = format!(
+                        "the credentials for {named} do not permit this; renew them with bayplan login {named}"
+                    );
+                    (Class::Registry, Some(help))
+                }
                 RegistryFailure::NotFound(_) => {
                     (Class::NotFound, Some(format!("check the repository and the tag of {reference}")))
                 }
-                RegistryFailure::Denied { anonymous: true, .. } => {
-                    (Class::Registry, Some(format!("run bayplan login {host}, or name credentials in auth.json")))
-                }
-                RegistryFailure::Denied { .. } => (
-                    Class::Registry,
-                    Some(format!(
-                        "the credentials for {host} do not permit this; renew them with bayplan login {host}"
-                    )),
-                ),
                 RegistryFailure::Unreachable(_) => {
                     (Class::Registry, Some(format!("check that {host} is up and can be reached from this node")))
                 }
                 RegistryFailure::Tls(_) => (
                     Class::Registry,
                     Some(format!(
-                        "name its CA in {host}/hosts.toml of [registry] certs_dir, by default /etc/bayplan/certs.d (ca = \"ca.pem\"), add it to the system's, or skip the check with -k"
+                        "name its CA in {}/hosts.toml of [registry] certs_dir, by default /etc/bayplan/certs.d (ca = \"ca.pem\"), add it to the system's, or skip the check with -k",
+                        named(reference, host)
                     )),
                 ),
                 RegistryFailure::Status { status: 400, message, .. } if message.contains("to an HTTPS server") => {

@@ -39,7 +39,7 @@ fn images_go_through_peoples_hands() {
     node.start_daemon();
 
     // What is not trusted says both ways out; what is not known who says how to say it.
-    node.bayplan(&["pull", APP]).exits(6).says("hosts.toml").says("-k");
+    node.bayplan(&["pull", APP]).exits(6).says("registry.local/hosts.toml").says("-k");
     node.bayplan(&["pull", "-k", APP]).exits(6).says("bayplan login registry.local");
     node.bayplan(&["pull", "-k", "--user", "admin:wrong", APP]).exits(6).says("401");
     node.bayplan(&["pull", "-k", "--user", "admin:123456", APP]).ok();

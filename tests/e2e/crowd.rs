@@ -49,6 +49,14 @@ impl Random {
     }
 }
 
+/// Which attempt of a container is waited for.
+struct Attempt {
+    uid: String,
+    number: u32,
+    /// Whether its start was answered.
+    sure: bool,
+}
+
 /// What all of them share.
 struct Crowd {
     socket: PathBuf,
@@ -85,7 +93,7 @@ impl Crowd {
         match tokio::time::timeout_at(self.deadline.into(), call(client)).await {
             Ok(Err(fault)) if is_lost(&fault) => None,
             Ok(answer) => Some(answer),
-            Err(_) => panic!("{what}: there is no answer; seed and daemon's log below"),
+            Err(_) => panic!("{what}: there is no answer"),
         }
     }
 
@@ -108,8 +116,8 @@ impl Crowd {
         found.unwrap_or_else(|fault| panic!("{name}: {fault:?}")).into_iter().next()
     }
 
-    /// Makes it and starts it; its unique id and attempt. What a killed daemon left half done is finished.
-    async fn run(&self, name: &str, script: &str) -> (String, u32) {
+    /// Makes it and starts it. What a killed daemon left half done is finished.
+    async fn run(&self, name: &str, script: &str) -> Attempt {
         let spec = serde_json::json!({
             "image": IMAGE, "command": ["sh", "-c", script], "restart": "Never", "terminationGracePeriodSeconds": 1,
         });
@@ -127,7 +135,7 @@ impl Crowd {
                 let mut events = node.create(request).await?;
                 while let Some(event) = events.next().await {
                     if let CreateEvent::Created(made) = event? {
-                        return Ok((made.uid, made.attempt));
+                        return Ok(Attempt { uid: made.uid, number: made.attempt, sure: true });
                     }
                 }
                 Err(Fault::new(Class::Runtime, "the daemon ended its report early"))
@@ -145,17 +153,17 @@ impl Crowd {
         &'a self,
         name: &'a str,
         script: &'a str,
-    ) -> std::pin::Pin<Box<dyn Future<Output = (String, u32)> + Send + 'a>> {
+    ) -> std::pin::Pin<Box<dyn Future<Output = Attempt> + Send + 'a>> {
         Box::pin(async move {
             loop {
                 let Some(item) = self.find(name).await else { return self.run(name, script).await };
                 let Status::Container(status) = &item.status else { unreachable!() };
                 if status.attempt > 0 && (status.pid.is_some() || status.exit_code.is_some()) {
-                    return (item.metadata.uid, status.attempt);
+                    return Attempt { uid: item.metadata.uid, number: status.attempt, sure: false };
                 }
                 let request = || StartRequest { namespace: "default".into(), name: name.to_owned(), stdio: None };
                 match self.ask(name, |node| async move { node.start(request()).await }).await {
-                    Some(Ok(made)) => return (made.uid, made.attempt),
+                    Some(Ok(made)) => return Attempt { uid: made.uid, number: made.attempt, sure: true },
                     // Begun by the plan of the new daemon.
                     Some(Err(fault)) if fault.class == Class::Refused => {}
                     Some(Err(fault)) => panic!("{name} cannot be started: {fault:?}"),
@@ -167,17 +175,19 @@ impl Crowd {
     }
 
     /// Waits for the exit of an attempt, however often the daemon goes away meanwhile.
-    async fn exit(&self, name: &str, uid: &str, attempt: u32) -> u32 {
+    async fn exit(&self, name: &str, attempt: &Attempt) -> u32 {
+        let Attempt { uid, number: attempt, .. } = attempt;
         let request = || WaitExitRequest {
             namespace: "default".into(),
             name: name.to_owned(),
-            uid: Some(uid.to_owned()),
-            attempt: Some(attempt),
+            uid: Some(uid.clone()),
+            attempt: Some(*attempt),
             removed: false,
         };
-        let ended = self.insist(name, |node| async move { node.wait_exit(request()).await }).await;
+        let what = format!("{name}, exit of attempt {attempt}");
+        let ended = self.insist(&what, |node| async move { node.wait_exit(request()).await }).await;
         let code = ended.unwrap_or_else(|fault| panic!("{name}, attempt {attempt}: {fault:?}")).exit.code;
-        self.exits.lock().unwrap().entry((uid.to_owned(), attempt)).or_default().push(code);
+        self.exits.lock().unwrap().entry((uid.clone(), *attempt)).or_default().push(code);
         code
     }
 
@@ -217,7 +227,6 @@ impl Crowd {
         };
         let mut attempt = self.run(&name, &script).await;
         loop {
-            let (uid, number) = &attempt;
             let act = async {
                 tokio::time::sleep(random.millis(600)).await;
                 match way {
@@ -227,33 +236,35 @@ impl Crowd {
                     _ => self.signal(&name, Signal::SIGKILL).await,
                 }
             };
-            let wait = || self.exit(&name, uid, *number);
+            let wait = || self.exit(&name, &attempt);
             let ((), one, other) = tokio::join!(act, wait(), wait());
             assert_eq!(one, other, "two who waited for {name} were told different exits");
             let expected = if way == 3 { KILLED } else { code };
             let orphaned = self.orphaned.lock().unwrap().contains(&name);
             // A signal may come before the shell has set its trap.
             let early = matches!(way, 1 | 2) && one == 128 + Signal::SIGTERM as u32;
+            // A start that lost its daemon is undone by the next one, and begun anew.
+            let undone = (orphaned || !attempt.sure) && one == KILLED;
             assert!(
-                one == expected || early || (orphaned && one == KILLED),
+                one == expected || early || undone,
                 "{name} was to end by {expected} and ended by {one}; its shim was killed: {orphaned}"
             );
-            if random.below(3) > 0 {
+            if random.below(3) > 0 || undone {
                 break;
             }
             let request = || StartRequest { namespace: "default".into(), name: name.clone(), stdio: None };
             let begun = self.ask(&name, |node| async move { node.start(request()).await }).await;
             attempt = match begun {
-                Some(Ok(made)) => (made.uid, made.attempt),
+                Some(Ok(made)) => Attempt { uid: made.uid, number: made.attempt, sure: true },
                 Some(Err(fault)) => panic!("{name} cannot be started again: {fault:?}"),
                 None => {
                     // Whether it was begun is not known; one that was is waited for, as who begins it would.
                     let Some(item) = self.find(&name).await else { panic!("{name} is gone") };
                     let Status::Container(status) = &item.status else { unreachable!() };
-                    match status.attempt > *number {
-                        true => (item.metadata.uid, status.attempt),
-                        false => break,
+                    if status.attempt <= attempt.number {
+                        break;
                     }
+                    Attempt { uid: item.metadata.uid, number: status.attempt, sure: false }
                 }
             };
         }
