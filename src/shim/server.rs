@@ -20,7 +20,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use super::conn::{Connection, Heard};
 use super::note::note;
 use super::poll::Poll;
-use super::protocol::{RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
+use super::protocol::{ATTACH, AttachRequest, RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
 use super::task::{Task, encode};
 use super::wire::{Answer, Refusal};
 
@@ -352,6 +352,7 @@ impl Server {
 
     fn supervisor(&mut self, method: &str, payload: &[u8], reply: ReplyTo) -> Result<(), Refusal> {
         let none = || Refusal::new(Code::NOT_FOUND, "this shim has no task");
+        let id = self.tasks.first().ok_or_else(none)?.id.clone();
         let task = self.tasks.first_mut().ok_or_else(none)?;
         match method {
             WATCH => {
@@ -360,6 +361,11 @@ impl Server {
             }
             RELOAD => {
                 let answer = task.reload();
+                self.cx.answer(reply, answer);
+            }
+            ATTACH => {
+                let request: AttachRequest = from_json(payload)?;
+                let answer = process(&mut self.tasks, &id, &request.exec_id)?.attach(&request, &mut self.cx);
                 self.cx.answer(reply, answer);
             }
             STOP => {

@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::cgroup::Cgroup;
-use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
+use super::poll::Poll;
+use super::protocol::{AttachRequest, AttachResponse, StopRequest, Supervision, TaskPhase, TaskState};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
 use super::said::Said;
@@ -91,6 +92,8 @@ pub struct Task {
     pub(super) started: bool,
     pub(super) job: Option<Job>,
     pub(super) fifo: Option<FifoStart>,
+    /// The start waits for the logger.
+    pub(super) held: bool,
     /// Whose request the execution in flight answers; `None` for the shim's own restarts.
     pub(super) asker: Option<ReplyTo>,
     /// An exit that was seen before its start was confirmed.
@@ -141,6 +144,19 @@ pub fn signal(number: u32) -> Result<Signal, Refusal> {
             format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()),
         )
     })
+}
+
+/// Attaches a client to the streams of a process.
+pub fn attach(
+    stdio: &mut Streaming,
+    terminal: bool,
+    request: &AttachRequest,
+    poll: &mut Poll,
+) -> Result<Vec<u8>, String> {
+    let AttachRequest { stdin, stdout, stderr, .. } = request.clone();
+    stdio.attach(&Wanted { stdin, stdout, stderr, ..Default::default() }, poll)?;
+    let answer = AttachResponse { terminal, stdin: stdio.takes_input() };
+    serde_json::to_vec(&answer).map_err(|error| error.to_string())
 }
 
 fn precondition(message: String) -> Refusal {
@@ -209,7 +225,10 @@ impl Task {
             hold_stdin,
         };
         let whose = Whose { id: &id, namespace, bundle: &bundle };
-        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let mut stdio =
+            Streaming::open(&wanted, whose, &mut cx.poll).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let patience = supervision.as_ref().and_then(|supervision| supervision.reader_patience_ms);
+        stdio.set_patience(patience.map(Duration::from_millis));
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
@@ -243,6 +262,7 @@ impl Task {
             started: false,
             job: None,
             fifo: None,
+            held: false,
             asker: Some(reply),
             early: None,
             dirty: false,
@@ -268,7 +288,7 @@ impl Task {
     /// `Start`: answered when the container's program was executed.
     pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
         let ending = self.stop.is_some() || self.delete.is_some();
-        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || ending {
+        if self.job.is_some() || self.fifo.is_some() || self.held || self.init.is_none() || self.started || ending {
             return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
         }
         self.asker = Some(reply);
@@ -297,7 +317,7 @@ impl Task {
 
     /// `Delete`: answered when nothing is left.
     pub fn delete(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
-        let starting = self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
+        let starting = self.held || self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
         if starting || (self.init.is_some() && self.started) {
             return Err(precondition(format!(
                 "task {} cannot be deleted: it is {}; stop it first",
@@ -392,12 +412,17 @@ impl Task {
 
     /// `ResizePty`.
     pub fn resize(&mut self, width: u32, height: u32) -> Answer {
-        let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-        match self.stdio.resize(small(width), small(height)) {
-            Ok(true) => Ok(Vec::new()),
-            Ok(false) => Err(precondition(format!("task {} has no terminal", self.id))),
-            Err(error) => Err(Refusal::new(Code::INTERNAL, format!("task {}: size of its terminal: {error}", self.id))),
+        let refuse = |message| precondition(format!("task {}: {message}", self.id));
+        self.stdio.resize(width, height).map_err(refuse).map(|()| Vec::new())
+    }
+
+    /// `Attach` of our own protocol.
+    pub fn attach(&mut self, request: &AttachRequest, cx: &mut Context) -> Answer {
+        if self.init.is_none() {
+            return Err(precondition(format!("task {} cannot be attached to: it is {}", self.id, self.describe())));
         }
+        attach(&mut self.stdio, self.wanted.terminal, request, &mut cx.poll)
+            .map_err(|message| precondition(format!("task {}: {message}", self.id)))
     }
 
     /// `State`.

@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use bayplan::shim::protocol::{self, StopRequest, TaskState, WatchRequest};
+use bayplan::shim::protocol::{self, AttachRequest, AttachResponse, StopRequest, TaskState, WatchRequest};
 use containerd_shim_protos::api::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, StartRequest, StateRequest,
-    StateResponse, WaitRequest, WaitResponse,
+    CloseIORequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, StartRequest,
+    StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::{Code, Request, Response};
@@ -108,6 +108,17 @@ impl Client {
         let payload = serde_json::to_vec(&WatchRequest { since }).unwrap();
         let answer = self.call(protocol::SERVICE, protocol::WATCH, payload)?;
         Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    pub fn attach(&mut self, request: &AttachRequest) -> Result<AttachResponse, Refused> {
+        let answer = self.call(protocol::SERVICE, protocol::ATTACH, serde_json::to_vec(request).unwrap())?;
+        Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    /// `CloseIO` of standard input.
+    pub fn close_stdin(&mut self, id: &str) {
+        let request = CloseIORequest { id: id.into(), stdin: true, ..Default::default() };
+        self.call(TASK, "CloseIO", request.write_to_bytes().unwrap()).unwrap();
     }
 
     pub fn stop(&mut self, signal: i32, grace_ms: u64) -> Result<TaskState, Refused> {
