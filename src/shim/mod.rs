@@ -8,16 +8,21 @@
 //! runtime (`runc`, `start`), log files (`log`), state files (`record`). A task is in `task` (requests) and `lifecycle` (what moves
 //! it on); what its restart policy says is `restart`, which is pure.
 
+mod api;
 mod args;
+mod beside;
+mod binary;
 mod boot;
 mod cgroup;
 mod cleanup;
 mod conn;
 mod console;
+mod exec;
+mod freeze;
 mod input;
+mod job;
 mod lifecycle;
 mod log;
-mod logger;
 mod mounts;
 mod note;
 mod oom;
@@ -25,6 +30,7 @@ mod outlet;
 mod poll;
 pub mod protocol;
 mod record;
+mod reply;
 mod restart;
 mod runc;
 mod said;
@@ -32,6 +38,7 @@ mod server;
 mod sink;
 mod spawn;
 mod start;
+mod stats;
 mod stdio;
 mod task;
 mod wire;

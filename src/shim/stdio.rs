@@ -14,10 +14,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::binary::{Logger, Readiness, unescape};
 use super::console::{self, Console};
 use super::input::Input;
 use super::log::{Channel, CriLog};
-use super::logger::{Logger, Readiness, unescape};
 use super::note::note;
 use super::outlet::Outlet;
 use super::poll::Poll;
@@ -95,7 +95,11 @@ pub struct Ends {
 pub struct Streaming {
     attempts: Vec<Attempt>,
     outlets: [Outlet; 2],
+    /// The logger's URI; it is started with the first attempt, and again with a later one if it has gone.
+    binary: Option<String>,
     logger: Option<Logger>,
+    id: String,
+    namespace: String,
     input: Option<Input>,
     terminal: bool,
     /// Columns and rows that were asked for last.
@@ -111,20 +115,14 @@ pub struct Streaming {
 const CHANNELS: [Channel; 2] = [Channel::Out, Channel::Err];
 
 impl Streaming {
-    /// Opens the host's ends, and starts its logger.
-    pub fn open(wanted: &Wanted, whose: Whose<'_>, poll: &mut Poll) -> Result<Self, String> {
+    /// Opens the host's ends.
+    pub fn open(wanted: &Wanted, whose: Whose<'_>) -> Result<Self, String> {
         let input = Input::open(&wanted.stdin, wanted.terminal, wanted.hold_stdin)?;
         let mut outlets = [Outlet::default(), Outlet::default()];
-        let mut logger = None;
+        let mut binary = None;
         let channels = if wanted.terminal { &CHANNELS[..1] } else { &CHANNELS };
         match wanted.stdout.split_once("://") {
-            Some(("binary", _)) => {
-                let (started, pipes) = Logger::start(&wanted.stdout, whose, poll)?;
-                logger = Some(started);
-                for (outlet, pipe) in outlets.iter_mut().zip(pipes) {
-                    outlet.add(Sink::pipe(pipe));
-                }
-            }
+            Some(("binary", _)) => binary = Some(wanted.stdout.clone()),
             Some(("file", path)) => {
                 let path = String::from_utf8(unescape(path, false))
                     .map_err(|_| format!("output to {}: its path is not text", wanted.stdout))?;
@@ -147,7 +145,10 @@ impl Streaming {
         Ok(Self {
             attempts: Vec::new(),
             outlets,
-            logger,
+            binary,
+            logger: None,
+            id: whose.id.to_owned(),
+            namespace: whose.namespace.to_owned(),
             input,
             terminal: wanted.terminal,
             size: None,
@@ -201,6 +202,7 @@ impl Streaming {
 
     /// Makes the process's ends for one attempt. Without log and sinks, output goes nowhere without costing a pipe.
     pub fn attempt(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Ends, String> {
+        self.start_logger(poll)?;
         if self.terminal {
             return self.attempt_with_terminal(log, poll);
         }
@@ -224,6 +226,19 @@ impl Streaming {
         let [stdout, stderr] = ends;
         let stdin = self.input.as_mut().and_then(|input| input.pipe(poll));
         Ok(Ends { streams: [stdin, stdout, stderr], console: None })
+    }
+
+    fn start_logger(&mut self, poll: &mut Poll) -> Result<(), String> {
+        let Some(uri) = self.binary.as_ref().filter(|_| !self.logger.as_ref().is_some_and(Logger::is_alive)) else {
+            return Ok(());
+        };
+        let whose = Whose { id: &self.id, namespace: &self.namespace, bundle: &self.bundle };
+        let (logger, pipes) = Logger::start(uri, whose, poll)?;
+        self.logger = Some(logger);
+        for (outlet, pipe) in self.outlets.iter_mut().zip(pipes) {
+            outlet.add(Sink::pipe(pipe));
+        }
+        Ok(())
     }
 
     /// The process will have its streams from the terminal; those of the runtime are the runtime's.

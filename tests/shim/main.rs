@@ -6,6 +6,8 @@
 mod attach;
 mod bundle;
 mod client;
+mod exec;
+mod freezer;
 mod hostile;
 mod lifecycle;
 mod output;
