@@ -11,6 +11,7 @@
 mod api;
 mod args;
 mod beside;
+mod binary;
 mod boot;
 mod bootstrap;
 mod cgroup;
@@ -28,6 +29,7 @@ mod mounts;
 mod note;
 mod oom;
 mod options;
+mod outlet;
 mod poll;
 pub mod protocol;
 mod record;
