@@ -71,9 +71,8 @@ impl Bootstrap {
         };
         let (any, params) = match params {
             Some(params) => {
-                let values = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
-                let of_runc = |any: &&Any| any.type_url.ends_with("containerd.runc.v1.Options");
-                (values.filter(|any| of_runc(any)).next_back().cloned(), params)
+                let mut values = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
+                (values.find(|any| any.type_url.ends_with("containerd.runc.v1.Options")).cloned(), params)
             }
             None => (Any::parse_from_bytes(input).ok().filter(|_| !input.is_empty()), BootstrapParams::default()),
         };
