@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::api::{
     DeleteResponse, ExecProcessRequest, KillRequest, StartResponse, StateResponse, Status, WaitResponse,
 };
+use containerd_shim_protos::events::task::{TaskExecStarted, TaskExit};
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::job::Job;
 use super::note::note;
-use super::reply::{encode, exit_code, precondition, proto_time, resize, signal};
+use super::protocol::AttachRequest;
+use super::reply::{attach, encode, exit_code, precondition, proto_time, resize, signal};
 use super::runc::{Execution, Runtime, Verb, is_child, named_pid};
 use super::server::{Context, ReplyTo};
 use super::stdio::{Streaming, Wanted, Whose};
@@ -176,6 +179,15 @@ impl Exec {
         resize(&mut self.stdio, &name, width, height)
     }
 
+    /// `Attach` of our own protocol.
+    pub fn attach(&mut self, home: Home, request: &AttachRequest, cx: &mut Context) -> Answer {
+        let name = self.name(home);
+        match self.phase {
+            Phase::Running(_) => attach(&mut self.stdio, &name, self.wanted.terminal, request, &mut cx.poll),
+            _ => Err(precondition(format!("{name} cannot be attached to: it is {}", self.describe()))),
+        }
+    }
+
     /// `State`.
     pub fn report(&self, home: Home, paused: bool) -> Answer {
         let (status, ended) = match self.phase {
@@ -233,7 +245,7 @@ impl Exec {
             Phase::Starting { early, .. } if named_pid(home.bundle, self.verb) == Some(pid) => {
                 *early = Some((status, Timestamp::now()));
             }
-            Phase::Running(own) if *own == pid => self.exited(status, Timestamp::now(), cx),
+            Phase::Running(own) if *own == pid => self.exited(home, status, Timestamp::now(), cx),
             _ => return false,
         }
         true
@@ -253,9 +265,15 @@ impl Exec {
             Some(pid) => {
                 self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.phase = Phase::Running(pid);
+                cx.events.tell(topics::TASK_EXEC_STARTED_EVENT_TOPIC, || TaskExecStarted {
+                    container_id: home.id.to_owned(),
+                    exec_id: self.id.clone(),
+                    pid: self.last_pid,
+                    ..Default::default()
+                });
                 cx.answer(reply, encode(&StartResponse { pid: self.last_pid, ..Default::default() }));
                 if let Some((status, at)) = early {
-                    self.exited(status, at, cx);
+                    self.exited(home, status, at, cx);
                 }
             }
             None => {
@@ -274,8 +292,17 @@ impl Exec {
         self.end(Ended { code: status_of(message), at: Timestamp::now() }, cx);
     }
 
-    fn exited(&mut self, status: WaitStatus, at: Timestamp, cx: &mut Context) {
-        self.end(Ended { code: exit_code(status), at }, cx);
+    fn exited(&mut self, home: Home, status: WaitStatus, at: Timestamp, cx: &mut Context) {
+        let code = exit_code(status);
+        cx.events.tell(topics::TASK_EXIT_EVENT_TOPIC, || TaskExit {
+            container_id: home.id.to_owned(),
+            id: self.id.clone(),
+            pid: self.last_pid,
+            exit_status: code,
+            exited_at: proto_time(at),
+            ..Default::default()
+        });
+        self.end(Ended { code, at }, cx);
     }
 
     fn end(&mut self, ended: Ended, cx: &mut Context) {
@@ -295,13 +322,15 @@ impl Exec {
     /// When [`Self::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Starting { job, .. } => Some(job.deadline),
+            Phase::Starting { job, .. } => Some(job.deadline).into_iter().chain(self.stdio.deadline()).min(),
+            _ if self.stdio.is_delivering() => self.stdio.deadline(),
             _ => self.delete_until,
         }
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, cx: &Context) {
+    pub fn tick(&mut self, cx: &mut Context) {
+        self.stdio.tick(cx.now, &mut cx.poll);
         if let Phase::Starting { job, .. } = &mut self.phase {
             job.tick(cx.now);
         }
@@ -310,7 +339,7 @@ impl Exec {
     /// Whether a deletion was asked for and can be answered, which is done then; nothing of it is left after.
     pub fn is_gone(&mut self, cx: &mut Context) -> bool {
         let Some(until) = self.delete_until else { return false };
-        if self.stdio.is_open() && cx.now < until {
+        if self.stdio.is_open() && (cx.now < until || self.stdio.is_delivering()) {
             return false;
         }
         self.leave(cx);

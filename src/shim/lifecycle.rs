@@ -3,17 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api::{CreateTaskResponse, StartResponse};
+use containerd_shim_protos::api::{CreateTaskResponse, DeleteResponse, StartResponse};
+use containerd_shim_protos::events::task::{TaskDelete, TaskExit, TaskStart};
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
+use super::binary::Readiness;
 use super::cgroup::Cgroup;
 use super::job::Job;
 use super::log::CriLog;
 use super::note::note;
 use super::protocol::{Exit, TaskPhase};
-use super::reply::{encode, exit_code, precondition, signal};
+use super::reply::{encode, exit_code, precondition, proto_time, signal};
 use super::restart::{History, Verdict, Why, after_exit};
 use super::runc::{Execution, Verb, is_child, named_pid};
 use super::server::Context;
@@ -79,6 +82,15 @@ impl Task {
 
     /// Lets the created process go.
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
+        self.held = false;
+        match self.stdio.readiness() {
+            Readiness::Ready => {}
+            Readiness::Waiting => {
+                self.held = true;
+                return;
+            }
+            Readiness::Failed(message) => return self.start_failed(message, cx),
+        }
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
             && let Err(message) = self.execute(Verb::Start, Ends::default(), cx)
@@ -200,10 +212,13 @@ impl Task {
         self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
         self.state.pid = Some(self.last_pid);
         self.cgroup = Cgroup::of(pid);
+        self.oom = oom::Watch::begin(&self.cgroup, &mut cx.poll);
+        self.state.oom_kills = 0;
         match self.asker.take() {
             Some(reply) => {
                 self.state.phase = TaskPhase::Created;
                 self.transition(false, cx);
+                self.announce(cx);
                 cx.answer(reply, encode(&CreateTaskResponse { pid: self.last_pid, ..Default::default() }));
             }
             None if self.early.is_some() => {
@@ -268,6 +283,8 @@ impl Task {
             self.state.reason = None;
         }
         self.transition(false, cx);
+        let (container_id, pid) = (self.id.clone(), self.last_pid);
+        cx.events.tell(topics::TASK_START_EVENT_TOPIC, || TaskStart { container_id, pid, ..Default::default() });
         if let Some(reply) = self.asker.take() {
             cx.answer(reply, encode(&StartResponse { pid: self.last_pid, ..Default::default() }));
         }
@@ -297,6 +314,8 @@ impl Task {
         // First of all: systemd removes the group of a scope as soon as it is empty.
         let for_memory = || self.cgroup.oom_kills().map_or_else(|| pid.is_some_and(oom::killed), |kills| kills > 0);
         let oom_killed = signal == Some(Signal::KILL.as_raw()) && for_memory();
+        self.count_kills(cx);
+        self.oom = None;
         self.init = None;
         self.stdio.drain(&mut cx.poll);
         let code = exit_code(status);
@@ -324,6 +343,14 @@ impl Task {
         }
         self.stdio.ended(self.next_start.is_none(), &mut cx.poll);
         self.transition(true, cx);
+        cx.events.tell(topics::TASK_EXIT_EVENT_TOPIC, || TaskExit {
+            container_id: self.id.clone(),
+            id: self.id.clone(),
+            pid: self.last_pid,
+            exit_status: code,
+            exited_at: proto_time(at),
+            ..Default::default()
+        });
         self.answer_waiters(cx);
         self.remains = Some((cx.now, cx.now + REMAINS_PATIENCE));
     }
@@ -334,11 +361,18 @@ impl Task {
         if self.gone || self.job.is_some() || self.fifo.is_some() {
             return;
         }
+        if self.held && self.early.is_some() {
+            self.held = false;
+            self.start_failed("its process ended before it could be started".to_owned(), cx);
+        }
         if let Some((status, at)) = self.early.take() {
             self.exited(status, at, cx);
         }
         if let Some(init) = self.init {
             self.press(init, cx);
+            if self.held && self.stdio.readiness() != Readiness::Waiting {
+                self.begin_start(cx);
+            }
             return;
         }
         if let Some((next, until)) = self.remains {
@@ -381,12 +415,21 @@ impl Task {
             cx.answer(reply, Err(refusal));
             self.leave(cx);
         } else if let Some(deletion) = &self.delete {
-            if !self.stdio.is_open() || cx.now >= deletion.deadline {
+            if !self.stdio.is_open() || (cx.now >= deletion.deadline && !self.stdio.is_delivering()) {
                 self.unmount();
                 let replies = self.delete.take().map(|deletion| deletion.replies).unwrap_or_default();
                 for reply in replies {
                     cx.answer(reply, encode(&self.delete_response()));
                 }
+                let DeleteResponse { pid, exit_status, exited_at, .. } = self.delete_response();
+                let container_id = self.id.clone();
+                cx.events.tell(topics::TASK_DELETE_EVENT_TOPIC, || TaskDelete {
+                    container_id,
+                    pid,
+                    exit_status,
+                    exited_at,
+                    ..Default::default()
+                });
                 self.leave(cx);
             }
         } else if let Some(stop) = self.stop.take() {
@@ -483,12 +526,15 @@ impl Task {
         let idle = !busy && self.init.is_none();
         let remains = self.remains.map(|(next, _)| next).filter(|_| idle);
         let delete = self.delete.as_ref().map(|deletion| deletion.deadline).filter(|_| idle && remains.is_none());
+        let delete = delete.filter(|_| !self.stdio.is_delivering());
+        let streams = self.stdio.deadline();
         let next = self.next_start.filter(|_| idle && remains.is_none());
-        [job, fifo, stop, remains, delete, next, self.deadline_beside()].into_iter().flatten().min()
+        [job, fifo, stop, remains, delete, streams, next, self.deadline_beside()].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, cx: &mut Context) {
+        self.stdio.tick(cx.now, &mut cx.poll);
         if let Some(job) = &mut self.job {
             job.tick(cx.now);
         }

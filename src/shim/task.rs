@@ -10,9 +10,11 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, StatsResponse, Status,
     WaitResponse,
 };
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::oci::{Options, ProcessDetails};
+use containerd_shim_protos::shim::oci::ProcessDetails;
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -21,15 +23,15 @@ use super::cgroup::Cgroup;
 use super::exec::Exec;
 use super::freeze::Freezing;
 use super::job::Job;
-use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
-use super::reply::{encode, precondition, proto_time, resize, signal};
+use super::protocol::{AttachRequest, StopRequest, Supervision, TaskPhase, TaskState};
+use super::reply::{attach, encode, precondition, proto_time, resize, signal};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
 use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
 use super::stdio::{Streaming, Wanted, Whose};
 use super::wire::{Answer, Refusal};
-use super::{args, mounts, record, stats};
+use super::{args, mounts, oom, options, record, stats};
 
 /// How long a `Delete` waits for output that its reader has not taken yet.
 pub(super) const OUTPUT_GRACE: Duration = Duration::from_secs(2);
@@ -75,6 +77,8 @@ pub struct Task {
     pub(super) started: bool,
     pub(super) job: Option<Job>,
     pub(super) fifo: Option<FifoStart>,
+    /// The start waits for the logger.
+    pub(super) held: bool,
     /// Whose request the execution in flight answers; `None` for the shim's own restarts.
     pub(super) asker: Option<ReplyTo>,
     /// An exit that was seen before its start was confirmed.
@@ -104,6 +108,10 @@ pub struct Task {
     pub(super) executions: u32,
     /// A pause or resumption that is not through.
     pub(super) freezing: Option<Freezing>,
+    /// Listens for kills at the memory limit.
+    pub(super) oom: Option<oom::Watch>,
+    /// What the host is told once it is created.
+    announcement: Option<Box<TaskCreate>>,
 }
 
 impl Task {
@@ -129,26 +137,12 @@ impl Task {
         }
         let supervision = record::supervision(&bundle).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let runtime = match &supervision {
-            Some(supervision) => Runtime {
-                binary: supervision.runtime.clone(),
-                root: supervision.runtime_root.clone(),
-                systemd: supervision.systemd_cgroup,
-            },
+            Some(supervision) => {
+                Runtime::new(supervision.runtime.clone(), supervision.runtime_root.clone(), supervision.systemd_cgroup)
+            }
             None => {
-                let options =
-                    request.options.as_ref().filter(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
-                let options = options.map(|any| Options::parse_from_bytes(&any.value)).transpose();
-                let options = options
-                    .map_err(|error| invalid(format!("task {id}: runtime options: {error}")))?
-                    .unwrap_or_default();
-                let or = |text: String, default: &str| {
-                    PathBuf::from(if text.is_empty() { default.to_owned() } else { text })
-                };
-                Runtime {
-                    binary: or(options.binary_name, "runc"),
-                    root: or(options.root, "/run/containerd/runc").join(namespace),
-                    systemd: options.systemd_cgroup,
-                }
+                let options = options::read(request.options.as_ref());
+                options::runtime(&options.map_err(|error| invalid(format!("task {id}: {error}")))?, namespace)
             }
         };
         if supervision.is_none() {
@@ -168,12 +162,30 @@ impl Task {
             hold_stdin,
         };
         let whose = Whose { id: &id, namespace, bundle: &bundle };
-        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let mut stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let patience = supervision.as_ref().and_then(|supervision| supervision.reader_patience_ms);
+        stdio.set_patience(patience.map(Duration::from_millis));
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
                 .map_err(|error| Refusal::new(Code::INTERNAL, format!("task {id}: {error}")))?;
         }
+        let announcement = cx.events.are_wanted().then(|| {
+            let io = TaskIO {
+                stdin: wanted.stdin.clone(),
+                stdout: wanted.stdout.clone(),
+                stderr: wanted.stderr.clone(),
+                terminal: wanted.terminal,
+                ..Default::default()
+            };
+            Box::new(TaskCreate {
+                container_id: id.clone(),
+                bundle: request.bundle,
+                rootfs: request.rootfs,
+                io: MessageField::some(io),
+                ..Default::default()
+            })
+        });
         let mut task = Self {
             state: TaskState {
                 // Counts on from a shim before this one: who watches must not wait for a number that was passed.
@@ -189,6 +201,7 @@ impl Task {
                 reason: None,
                 stop_requested: false,
                 paused: false,
+                oom_kills: 0,
             },
             id,
             gone: false,
@@ -203,6 +216,7 @@ impl Task {
             started: false,
             job: None,
             fifo: None,
+            held: false,
             asker: Some(reply),
             early: None,
             dirty: false,
@@ -221,6 +235,8 @@ impl Task {
             updates: Vec::new(),
             executions: 0,
             freezing: None,
+            oom: None,
+            announcement,
         };
         if let Err(message) = task.launch(cx) {
             mounts::unmount_all(&rootfs);
@@ -229,10 +245,18 @@ impl Task {
         Ok(task)
     }
 
+    /// Tells the host that it is created.
+    pub(super) fn announce(&mut self, cx: &mut Context) {
+        if let Some(announcement) = self.announcement.take() {
+            let pid = self.last_pid;
+            cx.events.tell(topics::TASK_CREATE_EVENT_TOPIC, || TaskCreate { pid, ..*announcement });
+        }
+    }
+
     /// `Start`: answered when the container's program was executed.
     pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
         let ending = self.stop.is_some() || self.delete.is_some();
-        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || ending {
+        if self.job.is_some() || self.fifo.is_some() || self.held || self.init.is_none() || self.started || ending {
             return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
         }
         self.asker = Some(reply);
@@ -264,7 +288,7 @@ impl Task {
 
     /// `Delete`: answered when nothing is left.
     pub fn delete(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
-        let starting = self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
+        let starting = self.held || self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
         if starting || (self.init.is_some() && self.started) {
             return Err(precondition(format!(
                 "task {} cannot be deleted: it is {}; stop it first",
@@ -360,6 +384,15 @@ impl Task {
     /// `ResizePty`.
     pub fn resize(&mut self, width: u32, height: u32) -> Answer {
         resize(&mut self.stdio, &format!("task {}", self.id), width, height)
+    }
+
+    /// `Attach` of our own protocol.
+    pub fn attach(&mut self, request: &AttachRequest, cx: &mut Context) -> Answer {
+        let name = format!("task {}", self.id);
+        if self.init.is_none() {
+            return Err(precondition(format!("{name} cannot be attached to: it is {}", self.describe())));
+        }
+        attach(&mut self.stdio, &name, self.wanted.terminal, request, &mut cx.poll)
     }
 
     /// `State`.

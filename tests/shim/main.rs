@@ -3,12 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails there")]
 
+mod attach;
 mod bundle;
 mod client;
 mod exec;
 mod freezer;
+mod host;
 mod hostile;
 mod lifecycle;
 mod output;
 mod supervision;
+mod targets;
 mod terminal;
