@@ -94,9 +94,10 @@ fn images_go_through_peoples_hands() {
     node.bayplan(&["rmi", "-f", APP]).ok().says("container user uses registry.local/debug/app:latest: it comes back");
     let names = node.bayplan(&["namespace", "ls", "-o", "name"]).ok().stdout;
     assert_eq!(names, "namespace/default\nnamespace/k8s.io\n");
+    node.running("default", "user");
+    node.bayplan(&["rm", "-f", "user"]).ok();
     node.bayplan(&["-A", "image", "prune", "--all", "--yes"]).ok();
-    node.converged();
-    let left = node.bayplan(&["-A", "images", "-o", "name"]).ok().stdout;
-    assert_eq!(left, format!("image/{APP}\n"));
+    assert_eq!(node.bayplan(&["-A", "images", "-o", "name"]).ok().stdout, "");
+    assert_eq!(fs::read_dir(node.root().join("content/blobs/sha256")).unwrap().count(), 0);
     node.close();
 }

@@ -119,7 +119,8 @@ impl Crowd {
     /// Makes it and starts it. What a killed daemon left half done is finished.
     async fn run(&self, name: &str, script: &str) -> Attempt {
         let spec = serde_json::json!({
-            "image": IMAGE, "command": ["sh", "-c", script], "restart": "Never", "terminationGracePeriodSeconds": 1,
+            "image": IMAGE, "command": ["sh", "-c", script], "restart": "Never", "stopSignal": "SIGTERM",
+            "terminationGracePeriodSeconds": 10,
         });
         let request = CreateRequest {
             namespace: "default".into(),
@@ -143,8 +144,10 @@ impl Crowd {
             .await;
         match asked {
             Some(Ok(made)) => made,
-            Some(Err(fault)) => panic!("{name} cannot be made: {fault:?}"),
-            None => self.started(name, script).await,
+            Some(Err(fault)) if !self.orphaned.lock().unwrap().contains(name) => {
+                panic!("{name} cannot be made: {fault:?}")
+            }
+            _ => self.started(name, script).await,
         }
     }
 
@@ -164,8 +167,9 @@ impl Crowd {
                 let request = || StartRequest { namespace: "default".into(), name: name.to_owned(), stdio: None };
                 match self.ask(name, |node| async move { node.start(request()).await }).await {
                     Some(Ok(made)) => return Attempt { uid: made.uid, number: made.attempt, sure: true },
-                    // Begun by the plan of the new daemon.
-                    Some(Err(fault)) if fault.class == Class::Refused => {}
+                    // The plan of the new daemon is about to begin it, or has.
+                    Some(Err(fault)) if matches!(fault.class, Class::Refused | Class::NotFound) => {}
+                    Some(Err(_)) if self.orphaned.lock().unwrap().contains(name) => {}
                     Some(Err(fault)) => panic!("{name} cannot be started: {fault:?}"),
                     None => {}
                 }
@@ -256,8 +260,10 @@ impl Crowd {
             let begun = self.ask(&name, |node| async move { node.start(request()).await }).await;
             attempt = match begun {
                 Some(Ok(made)) => Attempt { uid: made.uid, number: made.attempt, sure: true },
-                Some(Err(fault)) => panic!("{name} cannot be started again: {fault:?}"),
-                None => {
+                Some(Err(fault)) if !self.orphaned.lock().unwrap().contains(&name) => {
+                    panic!("{name} cannot be started again: {fault:?}")
+                }
+                _ => {
                     // Whether it was begun is not known; one that was is waited for, as who begins it would.
                     let Some(item) = self.find(&name).await else { panic!("{name} is gone") };
                     let Status::Container(status) = &item.status else { unreachable!() };
@@ -409,7 +415,7 @@ fn every_exit_is_delivered_once_while_shims_and_the_daemon_are_killed() {
     assert!(shims.is_empty());
     node.stop_daemon();
     assert_eq!(rows(&node, "container", "name"), [""; 0]);
-    assert_eq!(rows(&node, "declared", "kind || ' ' || name"), [format!("Image {IMAGE}")]);
+    assert_eq!(rows(&node, "declared", "kind || ' ' || name"), [format!("image {IMAGE}")]);
     assert_eq!(rows(&node, "reference", "reference"), [IMAGE]);
     for directory in [node.root().join("snapshots/w"), node.state().join("tasks/default"), node.state().join("netns")] {
         assert_eq!(entries(directory.clone()), [""; 0], "{}", directory.display());
