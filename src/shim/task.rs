@@ -75,6 +75,8 @@ pub struct Task {
     pub(super) started: bool,
     pub(super) job: Option<Job>,
     pub(super) fifo: Option<FifoStart>,
+    /// When it was told last that log lines are dropped.
+    pub(super) told_dropped: Option<Instant>,
     /// The start waits for the logger.
     pub(super) held: bool,
     /// Whose request the execution in flight answers; `None` for the shim's own restarts.
@@ -193,6 +195,7 @@ impl Task {
                 reason: None,
                 stop_requested: false,
                 paused: false,
+                dropped_lines: 0,
             },
             id,
             gone: false,
@@ -207,6 +210,7 @@ impl Task {
             started: false,
             job: None,
             fifo: None,
+            told_dropped: None,
             held: false,
             asker: Some(reply),
             early: None,

@@ -14,3 +14,4 @@ mod output;
 mod supervision;
 mod targets;
 mod terminal;
+mod throughput;
