@@ -163,6 +163,9 @@ pub struct TaskState {
     /// Log lines of this task that could not be written: the log says where and why, as soon as it can.
     #[serde(default)]
     pub dropped_lines: u64,
+    /// Processes of this attempt that the kernel killed at the container's memory limit, so far.
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// Asks for the first state after this one.

@@ -28,6 +28,7 @@ mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
+
 mod orphans;
 mod peers;
 mod prefetch;
