@@ -108,7 +108,12 @@ impl Node {
         let Some(record) = self.engine.memory().read().containers.get(&id).cloned() else {
             return Err(self.no_container(&id));
         };
-        if self.engine.task(&id).is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff)) {
+        let task = self.engine.task(&id);
+        if task.as_ref().is_some_and(|state| state.paused) {
+            return Err(Fault::new(Class::Refused, format!("{key} is paused"))
+                .help(format!("bayplan -n {} unpause {} lets it go on", id.0, id.1)));
+        }
+        if task.is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff)) {
             return Err(Fault::new(Class::Refused, format!("{key} runs already"))
                 .help(format!("bayplan -n {} restart {} starts it anew", id.0, id.1)));
         }
