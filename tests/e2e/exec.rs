@@ -29,7 +29,8 @@ fn a_further_process_is_as_the_containers_own_and_as_asked() {
     let node = node();
     node.bayplan(&["run", "-d", "--env", "OWN=container", "--cap-drop", "CHOWN", IMAGE, "x"]).ok();
     let said = |args: &[&str]| node.bayplan(args).ok().stdout;
-    let facts = "echo $FROM $OWN $MORE; pwd; id -u; id -G; echo $HOME; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status";
+    let facts =
+        "echo $FROM $OWN $MORE; pwd; id -u; id -G; echo $HOME; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status";
     let own = said(&["exec", "x", "sh", "-c", facts]);
     let lines: Vec<&str> = own.lines().collect();
     assert_eq!(lines[..5], ["image container", "/var", "0", "0", "/root"], "{own}");
@@ -40,7 +41,20 @@ fn a_further_process_is_as_the_containers_own_and_as_asked() {
     };
     assert_eq!(eff(&own) & 1, 0, "CHOWN was dropped");
     let asked = said(&[
-        "exec", "-e", "OWN=exec", "-e", "MORE=more", "-w", "/tmp", "-u", "app", "--group-add", "extra,77", "x", "sh", "-c",
+        "exec",
+        "-e",
+        "OWN=exec",
+        "-e",
+        "MORE=more",
+        "-w",
+        "/tmp",
+        "-u",
+        "app",
+        "--group-add",
+        "extra,77",
+        "x",
+        "sh",
+        "-c",
         facts,
     ]);
     let lines: Vec<&str> = asked.lines().collect();
@@ -104,7 +118,9 @@ fn time_is_up_when_it_was_said() {
     node.bayplan(&["exec", "-d", "--exec-id", "job", "x", "sh", "-c", "sleep 0.3; echo done >/tmp/done"]).ok();
     node.bayplan(&["exec", "--exec-id", "job", "x", "true"]).exits(125).says("already");
     eventually("it is done", 20, || (node.bayplan(&["exec", "x", "cat", "/tmp/done"]).status == 0).then_some(()));
-    eventually("its id is free", 20, || (node.bayplan(&["exec", "--exec-id", "job", "x", "true"]).status == 0).then_some(()));
+    eventually("its id is free", 20, || {
+        (node.bayplan(&["exec", "--exec-id", "job", "x", "true"]).status == 0).then_some(())
+    });
     node.close();
 }
 
@@ -179,7 +195,9 @@ fn a_frozen_container_stands_still_and_is_as_declared() {
 #[test]
 fn a_frozen_container_can_be_ended() {
     let node = node();
-    for end in [&["stop", "x"][..], &["kill", "-s", "KILL", "x"], &["task", "kill", "-a", "-s", "9", "x"], &["rm", "-f", "x"]] {
+    for end in
+        [&["stop", "x"][..], &["kill", "-s", "KILL", "x"], &["task", "kill", "-a", "-s", "9", "x"], &["rm", "-f", "x"]]
+    {
         node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
         let inside = node.running("default", "x");
         node.bayplan(&["task", "pause", "x"]).ok();
