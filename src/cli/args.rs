@@ -148,6 +148,10 @@ pub enum Command {
     Stop(stop::Args),
     Restart(restart::Args),
     Kill(kill::Args),
+    Exec(Box<exec::Args>),
+    Attach(attach::Args),
+    Pause(pause::Args),
+    Unpause(pause::Unpause),
     Rm(rm::Args),
     Ps(ps::Args),
     Logs(logs::Args),
@@ -189,30 +193,39 @@ pub enum Command {
     Commit(later::Args),
 }
 
-/// Makes ctr's `task kill -a` mean `--all`: everywhere else `-a` is `--address`.
+/// Makes ctr's `task kill -a` mean `--all` and podman's `start -a` mean `--attach`: everywhere else `-a` is `--address`.
 pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
-    let kill = arguments.windows(2).position(|pair| task(&pair[0]) && pair[1] == "kill");
-    if let Some(at) = kill {
-        for argument in &mut arguments[at + 2..] {
-            if argument == "-a" {
-                *argument = "--all".into();
-            }
+    let Some(verb) = verb_at(&arguments) else { return arguments };
+    let among = |at: usize, words: &[&str]| arguments.get(at).is_some_and(|word| words.iter().any(|name| word == name));
+    let moves = verb + usize::from(among(verb, &["image", "images", "i"]));
+    if among(moves, &["save", "export"]) {
+        archive_file(&mut arguments, moves);
+        return arguments;
+    }
+    let replace: &[(&str, &[&str])] = if arguments[verb] == "start" {
+        &[("-a", &["--attach"]), ("-ai", &["--attach", "--interactive"]), ("-ia", &["--attach", "--interactive"])]
+    } else if task(&arguments[verb]) && arguments.get(verb + 1).is_some_and(|word| word == "kill") {
+        &[("-a", &["--all"])]
+    } else {
+        return arguments;
+    };
+    let rest = arguments.split_off(verb + 1);
+    for argument in rest {
+        match replace.iter().find(|(short, _)| argument == *short) {
+            Some((_, long)) => arguments.extend(long.iter().map(OsString::from)),
+            None => arguments.push(argument),
         }
     }
-    archive_file(&mut arguments);
     arguments
 }
 
 /// Makes Docker's `save -o FILE IMAGE…` mean `save FILE IMAGE…`: everywhere else `-o` is a format, and where it is one it
-/// stays that.
-fn archive_file(arguments: &mut Vec<OsString>) {
-    let verb = |word: &OsString| ["save", "export"].iter().any(|name| word == name);
-    let Some(at) = arguments.iter().position(verb) else { return };
-    let Some(flag) = (at + 1..arguments.len()).find(|at| arguments[*at] == "-o" || arguments[*at] == "--output") else {
-        return;
-    };
+/// stays that. `verb` is where `save` or `export` stands.
+fn archive_file(arguments: &mut Vec<OsString>, verb: usize) {
+    let is_flag = |at: &usize| arguments[*at] == "-o" || arguments[*at] == "--output";
+    let Some(flag) = (verb + 1..arguments.len()).find(is_flag) else { return };
     let Some(file) = arguments.get(flag + 1).cloned() else { return };
     if file.to_str().is_some_and(|word| Output::from_str(word, true).is_ok()) {
         return;
@@ -221,5 +234,55 @@ fn archive_file(arguments: &mut Vec<OsString>) {
     // A name as such: another word might be taken for an image.
     let named = std::path::Path::new(&file);
     let file = if named.is_absolute() || file == "-" { file } else { std::path::Path::new(".").join(named).into() };
-    arguments.insert(at + 1, file);
+    arguments.insert(verb + 1, file);
+}
+
+/// Where the verb stands: behind the program and the global flags with their values.
+fn verb_at(arguments: &[OsString]) -> Option<usize> {
+    const WITH_VALUE: [&str; 11] = [
+        "--config",
+        "--manifests",
+        "--root",
+        "--state",
+        "-a",
+        "--address",
+        "-n",
+        "--namespace",
+        "-o",
+        "--output",
+        "--log-level",
+    ];
+    let mut at = 1;
+    while let Some(word) = arguments.get(at) {
+        if WITH_VALUE.iter().any(|flag| word == flag) {
+            at += 2;
+        } else if word.as_encoded_bytes().starts_with(b"-") {
+            at += 1;
+        } else {
+            return Some(at);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rewrite;
+
+    #[test]
+    fn short_flags_are_what_ctr_podman_and_docker_mean_by_them() {
+        for (line, expected) in [
+            ("bayplan -a /x start -a -i web", "bayplan -a /x start --attach -i web"),
+            ("bayplan start -ai web", "bayplan start --attach --interactive web"),
+            ("bayplan -n start t kill -a -s 9 x", "bayplan -n start t kill --all -s 9 x"),
+            ("bayplan run -a /x start kill", "bayplan run -a /x start kill"),
+            ("bayplan task start -a /x web", "bayplan task start -a /x web"),
+            ("bayplan save -o x.tar a.local/b:1", "bayplan save ./x.tar a.local/b:1"),
+            ("bayplan -o json i export a.local/b:1 --output /x", "bayplan -o json i export /x a.local/b:1"),
+            ("bayplan save -o json x.tar a.local/b:1", "bayplan save -o json x.tar a.local/b:1"),
+        ] {
+            let words = rewrite(line.split(' ').map(Into::into));
+            assert_eq!(words, expected.split(' ').collect::<Vec<_>>());
+        }
+    }
 }

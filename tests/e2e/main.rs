@@ -13,9 +13,11 @@ mod image;
 mod leaks;
 mod node;
 mod registry;
+mod terminal;
 mod wait;
 
 mod apply;
+mod attach;
 mod bad_files;
 mod broken_runtime;
 mod by_hand;
@@ -26,11 +28,12 @@ mod diff_apply;
 mod directory;
 mod disk_full;
 mod entrypoint;
+mod exec;
 mod images;
+mod interactive;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
-
 mod orphans;
 mod peers;
 mod prefetch;
