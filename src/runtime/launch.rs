@@ -26,6 +26,8 @@ const DRAIN: Duration = Duration::from_millis(200);
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// Where containerd (2.x) keeps how to reach a shim; we do so for shims that are not ours.
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
+/// Where containerd's shims themselves write their address, before they print it.
+const ADDRESS_FILE: &str = "address";
 /// Other shims write their own log here, and end when they cannot open it. containerd makes a fifo of it; a
 /// plain file needs no reader, so that they do not depend on our life.
 const LOG_FILE: &str = "log";
@@ -184,6 +186,23 @@ pub async fn cleanup(shim_binary: &Path, bundle: &Path, address: &Path) -> Resul
         let _ = std::fs::remove_file(bootstrap.address);
     }
     Ok(())
+}
+
+/// The files of a bundle that say how another runtime's shim is reached.
+pub(super) fn addresses(bundle: &Path) -> [PathBuf; 2] {
+    [bundle.join(BOOTSTRAP_FILE), bundle.join(ADDRESS_FILE)]
+}
+
+/// Another runtime's shim has ended: its socket goes, and that it was there.
+pub(super) fn forget_address(bundle: &Path) {
+    for file in addresses(bundle) {
+        if let Ok(text) = std::fs::read_to_string(&file)
+            && let Ok(bootstrap) = Bootstrap::parse(&text)
+        {
+            let _ = std::fs::remove_file(bootstrap.address);
+        }
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 fn command(shim_binary: &Path, bundle: &Path, address: &Path) -> Command {
