@@ -148,6 +148,9 @@ pub struct TaskState {
     /// its shim does not start it again.
     #[serde(default)]
     pub stop_requested: bool,
+    /// Its processes are frozen; the phase stays `Running`, as shims and engines before this field know it.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Asks for the first state after this one.

@@ -220,6 +220,7 @@ impl Task {
                 next_start: None,
                 reason: None,
                 stop_requested: false,
+                paused: false,
             },
             id,
             gone: false,
