@@ -169,6 +169,12 @@ impl ShimClient {
         }
     }
 
+    /// Freezes every process of the container.
+    pub async fn pause(&self) -> Result<(), RuntimeError> {
+        let request = api::PauseRequest { id: self.task.id.clone(), ..Default::default() };
+        self.call::<api::Empty>("Pause", &request, Some(QUICK)).await.map(drop)
+    }
+
     /// Lets a frozen container go on.
     pub async fn resume(&self) -> Result<(), RuntimeError> {
         let request = api::ResumeRequest { id: self.task.id.clone(), ..Default::default() };

@@ -18,6 +18,7 @@ mod launch;
 mod mountinfo;
 pub mod runc;
 pub mod spec;
+mod supervisor;
 mod task;
 mod wedged;
 
@@ -28,5 +29,6 @@ pub use error::RuntimeError;
 pub use foreign::{ForeignShim, ForeignTask};
 pub use host::{CgroupMode, HostFacts};
 pub use launch::{Launch, check_own_shim, cleanup, is_own, shim_binary_for};
+pub use supervisor::Supervisor;
 pub use task::{ExitRecord, RootMount, RuncOptions, Stdio, TaskInfo, TaskStatus};
 pub use wedged::kill_shim;

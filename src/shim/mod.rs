@@ -16,6 +16,7 @@ mod conn;
 mod input;
 mod lifecycle;
 mod log;
+mod logger;
 mod mounts;
 mod note;
 mod oom;
@@ -51,7 +52,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::parse(std::env::args().skip(1))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(logger) = logger::parse(&arguments) {
+        return Ok(logger::run(&logger?)?);
+    }
+    let args = args::parse(arguments)?;
     if args.action == Action::Version {
         println!("bayplan-shim {}", env!("CARGO_PKG_VERSION"));
         return Ok(());

@@ -24,6 +24,7 @@ mod diff_apply;
 mod directory;
 mod disk_full;
 mod entrypoint;
+mod foreign;
 mod images;
 mod kill_daemon;
 mod main_job;

@@ -146,6 +146,14 @@ pub async fn clear(bundle: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
+/// Kills the shim of a bundle, which lives and does not answer. Whether one was there.
+pub async fn kill_shim(bundle: &Path) -> bool {
+    match ForeignShim::read(bundle) {
+        Ok(Some(shim)) => end_processes(bundle, &shim.binary, Duration::ZERO).await,
+        _ => false,
+    }
+}
+
 /// After its end in order: deletes the task, and ends its shim.
 async fn finish(bundle: &Path, shim: &ForeignShim, client: &ShimClient) {
     if let Err(error) = leave(client).await {
@@ -173,13 +181,16 @@ fn launched(bundle: &Path) -> bool {
     super::launch::addresses(bundle).iter().any(|file| file.exists())
 }
 
-/// Waits for the shims that work in a bundle to end, and kills what is left of them then. The kernel says when.
-async fn end_processes(bundle: &Path, binary: &Path, patience: Duration) {
+/// Waits for the shims that work in a bundle to end, and kills what is left of them then. The kernel says when. Whether
+/// there were any.
+async fn end_processes(bundle: &Path, binary: &Path, patience: Duration) -> bool {
     // The kernel shows the working directory without links.
     let bundle = bundle.canonicalize().unwrap_or_else(|_| bundle.to_owned());
     let binary = binary.to_owned();
     let ending = tokio::task::spawn_blocking(move || {
-        for (process, pid) in processes(&bundle, &binary) {
+        let there = processes(&bundle, &binary);
+        let any = !there.is_empty();
+        for (process, pid) in there {
             let ended = |within: Duration| {
                 let within =
                     Timespec { tv_sec: within.as_secs().cast_signed(), tv_nsec: i64::from(within.subsec_nanos()) };
@@ -192,8 +203,9 @@ async fn end_processes(bundle: &Path, binary: &Path, patience: Duration) {
                 }
             }
         }
+        any
     });
-    let _ = ending.await;
+    ending.await.unwrap_or(false)
 }
 
 /// Shims of a bundle: processes that run the shim's program and work in the bundle, as containerd starts them. Pinned

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::task::{Seen, Wish};
 use super::{ForeignShim, clear, finish};
-use crate::runtime::{Bundle, ExitRecord, RuntimeError, ShimClient};
+use crate::runtime::{Bundle, ExitRecord, RuntimeError, ShimClient, TaskInfo, TaskStatus};
 use crate::shim::protocol::{Exit, Supervision, TaskPhase, TaskState};
 use crate::shim::record;
 use crate::shim::restart::{History, Verdict, Why, after_exit};
@@ -86,8 +86,13 @@ impl Supervisor {
     }
 
     /// It is as its state says.
-    pub(super) fn goes_on(&mut self, client: ShimClient) {
+    pub(super) fn goes_on(&mut self, client: ShimClient, info: &TaskInfo) {
         self.client = Some(client);
+        let paused = info.status == TaskStatus::Paused;
+        if self.state.paused != paused {
+            self.state.paused = paused;
+            self.transition(false);
+        }
     }
 
     /// What a crash left of an attempt goes; the attempt is made once more, at once.
@@ -154,6 +159,7 @@ impl Supervisor {
                 wish = Self::wish(&mut self.wishes) => match wish {
                     None => return Next::Ends,
                     Some(Wish::Reload(reply)) => drop(reply.send(self.reload())),
+                    Some(Wish::Freeze(freeze, reply)) => drop(reply.send(self.freeze(&client, freeze).await)),
                     Some(Wish::Stop(signal, grace, reply)) => {
                         if self.asked_to_stop(&client, signal, grace, reply).await.is_err_and(|error| error.is_late()) {
                             return Next::Ends;
@@ -210,6 +216,7 @@ impl Supervisor {
         let signal = oom_killed.then_some(SIGKILL);
         self.state.exit = Some(Exit { code, signal, oom_killed, at: exit.at.unwrap_or_else(Timestamp::now) });
         self.state.pid = None;
+        self.state.paused = false;
         let how = if oom_killed {
             "killed by the kernel at its memory limit".to_owned()
         } else {
@@ -270,6 +277,7 @@ impl Supervisor {
             wish = Self::wish(&mut self.wishes) => match wish {
                 None => return Next::Ends,
                 Some(Wish::Reload(reply)) => drop(reply.send(self.reload())),
+                Some(Wish::Freeze(_, reply)) => drop(reply.send(Err(self.not_running()))),
                 Some(Wish::Stop(_, _, reply)) => self.stopped(reply),
             },
         }
@@ -312,6 +320,10 @@ impl Supervisor {
                         drop(reply.send(self.reload()));
                         continue;
                     }
+                    Some(Wish::Freeze(_, reply)) => {
+                        drop(reply.send(Err(self.not_running())));
+                        continue;
+                    }
                     Some(Wish::Stop(_, _, reply)) => {
                         self.give_up(&path).await;
                         return self.stopped(reply);
@@ -350,9 +362,32 @@ impl Supervisor {
         match Self::wish(&mut self.wishes).await {
             None => return Next::Ends,
             Some(Wish::Reload(reply)) => drop(reply.send(self.reload())),
+            Some(Wish::Freeze(_, reply)) => drop(reply.send(Err(self.not_running()))),
             Some(Wish::Stop(_, _, reply)) => drop(reply.send(self.state.clone())),
         }
         Next::Goes
+    }
+
+    async fn freeze(&mut self, client: &ShimClient, freeze: bool) -> Result<(), RuntimeError> {
+        if freeze {
+            client.pause().await?
+        } else {
+            client.resume().await?
+        }
+        if self.state.paused != freeze {
+            self.state.paused = freeze;
+            self.transition(false);
+        }
+        Ok(())
+    }
+
+    fn not_running(&self) -> RuntimeError {
+        RuntimeError::Refused {
+            object: format!("{}/{}", self.bundle.namespace(), self.bundle.id()),
+            call: "Pause",
+            code: ttrpc::Code::FAILED_PRECONDITION,
+            message: "it does not run".to_owned(),
+        }
     }
 
     fn reload(&mut self) -> Result<(), RuntimeError> {

@@ -21,6 +21,8 @@ pub(super) struct Seen {
 pub(super) enum Wish {
     /// Read the supervision file again.
     Reload(oneshot::Sender<Result<(), RuntimeError>>),
+    /// Freeze its processes, or let them go on.
+    Freeze(bool, oneshot::Sender<Result<(), RuntimeError>>),
     /// The end for good: signal, grace.
     Stop(i32, Duration, oneshot::Sender<TaskState>),
 }
@@ -53,6 +55,7 @@ impl ForeignTask {
             next_start: None,
             reason: None,
             stop_requested: false,
+            paused: false,
         };
         let mut supervisor = Supervisor::new(bundle, shim, supervision, state);
         supervisor.keep(false);
@@ -84,11 +87,13 @@ impl ForeignTask {
         };
         match found {
             Ok((client, info)) => match info.status {
-                TaskStatus::Running | TaskStatus::Paused if phase == TaskPhase::Running => supervisor.goes_on(client),
+                TaskStatus::Running | TaskStatus::Paused if phase == TaskPhase::Running => {
+                    supervisor.goes_on(client, &info)
+                }
                 TaskStatus::Running | TaskStatus::Paused => supervisor.runs_as(client, info.pid),
-                TaskStatus::Created if phase == TaskPhase::Created => supervisor.goes_on(client),
+                TaskStatus::Created if phase == TaskPhase::Created => supervisor.goes_on(client, &info),
                 TaskStatus::Stopped if phase == TaskPhase::Running => {
-                    supervisor.goes_on(client);
+                    supervisor.goes_on(client, &info);
                     supervisor.exited(info.exit).await;
                 }
                 _ if phase == TaskPhase::Running || phase == TaskPhase::Created => return Ok(None),
@@ -123,9 +128,19 @@ impl ForeignTask {
         self.ask("Reload", Wish::Reload).await?
     }
 
+    /// Freezes every process of the container (`true`), or lets them go on.
+    pub async fn freeze(&self, freeze: bool) -> Result<(), RuntimeError> {
+        self.ask("Pause", |reply| Wish::Freeze(freeze, reply)).await?
+    }
+
     /// Ends the container for good: `signal`, after `grace` SIGKILL to everything; deletes its task and ends its shim.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Result<TaskState, RuntimeError> {
         self.ask("Stop", |reply| Wish::Stop(signal, grace, reply)).await
+    }
+
+    /// The container's process, while it lives.
+    pub fn pid(&self) -> Option<u32> {
+        self.seen.borrow().state.pid
     }
 
     /// Who answers the Task API, while there is a shim.
@@ -160,7 +175,6 @@ fn read(bundle: &Bundle) -> Result<(ForeignShim, Supervision), RuntimeError> {
         RuntimeError::io("reading", bundle.path().join(file), std::io::Error::from(std::io::ErrorKind::NotFound))
     };
     let shim = ForeignShim::read(bundle.path())?.ok_or_else(|| missing(super::FOREIGN_FILE))?;
-    let supervision =
-        bundle.read_supervision()?.ok_or_else(|| missing(crate::shim::protocol::SUPERVISION_FILE))?;
+    let supervision = bundle.read_supervision()?.ok_or_else(|| missing(crate::shim::protocol::SUPERVISION_FILE))?;
     Ok((shim, supervision))
 }

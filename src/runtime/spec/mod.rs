@@ -35,7 +35,7 @@ pub use error::{Problem, SpecError};
 pub use etc_files::{EtcFiles, write_etc_files};
 pub use mounts::check_sources;
 pub use process::{signal_number, stop_signal};
-pub use resources::resources;
+pub use resources::{limits, resources};
 pub use root_files::{LayerFiles, RootFiles};
 pub use user::{ResolvedUser, resolve};
 
