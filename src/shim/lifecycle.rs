@@ -13,10 +13,11 @@ use super::log::CriLog;
 use super::note::note;
 use super::protocol::{Exit, TaskPhase};
 use super::restart::{History, Verdict, Why, after_exit};
-use super::runc::{Streams, Verb, created_pid, failure};
+use super::runc::{Verb, created_pid, failure};
 use super::said::Said;
 use super::server::Context;
 use super::start::FifoStart;
+use super::stdio::Ends;
 use super::task::{Cut, Job, Task, encode, signal};
 use super::wire::{Answer, Refusal};
 use super::{cleanup, mounts, oom, record};
@@ -37,22 +38,22 @@ impl Task {
             let dir = supervision.log_dir.as_ref()?;
             Some(CriLog::open(dir, self.state.attempt, supervision.log_max_size, supervision.log_max_files))
         });
-        let streams = self.stdio.attempt(log, &mut cx.poll)?;
-        self.execute(Verb::Create, streams, cx)?;
+        let ends = self.stdio.attempt(log, &mut cx.poll)?;
+        self.execute(Verb::Create, ends, cx)?;
         self.dirty = true;
         Ok(())
     }
 
-    fn execute(&mut self, verb: Verb, mut streams: Streams, cx: &mut Context) -> Result<(), String> {
+    fn execute(&mut self, verb: Verb, mut ends: Ends, cx: &mut Context) -> Result<(), String> {
         let mut said = Said::default();
         // The container has the streams of its `create`; the other executions talk to the shim alone.
         if verb != Verb::Create
             && let Some((ours, theirs)) = Said::pipe(&mut cx.poll)
         {
             said = ours;
-            streams[2] = Some(theirs);
+            ends.streams[2] = Some(theirs);
         }
-        let pid = self.runtime.spawn(verb, &self.bundle, &self.id, streams)?;
+        let pid = self.runtime.spawn(verb, &self.bundle, &self.id, ends)?;
         let deadline = cx.now + self.patience();
         self.job = Some(Job { pid, verb, deadline, cut: Cut::Patience, killed: false, said });
         if self.stop.is_some() || self.delete.is_some() || self.abandoned.is_some() {
@@ -92,7 +93,7 @@ impl Task {
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
-            && let Err(message) = self.execute(Verb::Start, Streams::default(), cx)
+            && let Err(message) = self.execute(Verb::Start, Ends::default(), cx)
         {
             self.start_failed(message, cx);
         }
@@ -375,7 +376,7 @@ impl Task {
         }
         if self.dirty && ours {
             let verb = if self.stubborn { Verb::DeleteForce } else { Verb::Delete };
-            match self.execute(verb, Streams::default(), cx) {
+            match self.execute(verb, Ends::default(), cx) {
                 Ok(()) => return,
                 Err(message) => {
                     note(message);

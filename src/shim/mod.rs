@@ -13,6 +13,7 @@ mod boot;
 mod cgroup;
 mod cleanup;
 mod conn;
+mod console;
 mod input;
 mod lifecycle;
 mod log;

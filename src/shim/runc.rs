@@ -12,6 +12,7 @@ use rustix::process::{Pid, WaitStatus};
 
 use super::said::Said;
 use super::spawn::spawn;
+use super::stdio::Ends;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
 pub const LOG: &str = "runc.log";
@@ -59,8 +60,9 @@ pub struct Runtime {
 pub type Streams = [Option<OwnedFd>; 3];
 
 impl Runtime {
-    /// Starts an execution about container `id`; `create` passes `streams` on to the container.
-    pub fn spawn(&self, verb: Verb, bundle: &Path, id: &str, streams: Streams) -> Result<Pid, String> {
+    /// Starts an execution about container `id`; `create` passes the streams of `ends` on to the container, or sends its
+    /// terminal.
+    pub fn spawn(&self, verb: Verb, bundle: &Path, id: &str, ends: Ends) -> Result<Pid, String> {
         let log = bundle.join(LOG);
         let _ = fs::remove_file(&log);
         let pid_file = bundle.join(PID_FILE);
@@ -75,12 +77,15 @@ impl Runtime {
                 let _ = fs::remove_file(&pid_file);
                 arguments.extend([OsStr::new("--bundle"), bundle.as_os_str()]);
                 arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
+                if let Some(socket) = &ends.console {
+                    arguments.extend([OsStr::new("--console-socket"), socket.as_os_str()]);
+                }
             }
             Verb::DeleteForce => arguments.push(OsStr::new("--force")),
             Verb::Start | Verb::Delete => {}
         }
         arguments.push(OsStr::new(id));
-        spawn(&arguments, streams).map_err(|error| match error.kind() {
+        spawn(&arguments, ends.streams).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!(
                 "the OCI runtime {} is not installed; install the package runc or name another runtime in the configuration",
                 self.binary.display()
@@ -158,7 +163,7 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_package() {
         let runtime = Runtime { binary: "/nonexistent/runc".into(), root: "/tmp".into(), systemd: false };
-        let error = runtime.spawn(Verb::Start, Path::new("/nonexistent"), "x", Streams::default()).unwrap_err();
+        let error = runtime.spawn(Verb::Start, Path::new("/nonexistent"), "x", Ends::default()).unwrap_err();
         assert!(error.contains("/nonexistent/runc") && error.contains("package runc"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
     CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest, KillRequest, PidsRequest,
-    ShutdownRequest, StartRequest, StateRequest, WaitRequest,
+    ResizePtyRequest, ShutdownRequest, StartRequest, StateRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::{Code, Request};
@@ -314,6 +314,12 @@ impl Server {
                 }
                 self.cx.answer(reply, Ok(Vec::new()));
             }
+            "ResizePty" => {
+                let request: ResizePtyRequest = parse(payload)?;
+                let task = process(&mut self.tasks, &request.id, &request.exec_id)?;
+                let answer = task.resize(request.width, request.height);
+                self.cx.answer(reply, answer);
+            }
             "Connect" => {
                 let request: ConnectRequest = parse(payload)?;
                 let task = self.tasks.iter().find(|task| task.id == request.id);
@@ -331,7 +337,7 @@ impl Server {
                 self.ending = self.tasks.is_empty();
                 self.cx.answer(reply, Ok(Vec::new()));
             }
-            "Pause" | "Resume" | "Checkpoint" | "Exec" | "ResizePty" | "Update" | "Stats" => {
+            "Pause" | "Resume" | "Checkpoint" | "Exec" | "Update" | "Stats" => {
                 return Err(Refusal::new(
                     Code::UNIMPLEMENTED,
                     format!("{method} is not supported by this version of the shim"),

@@ -23,7 +23,7 @@ use super::runc::{Runtime, Verb};
 use super::said::Said;
 use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
-use super::stdio::{Paths, Streaming};
+use super::stdio::{Streaming, Wanted, Whose};
 use super::wire::{Answer, Refusal};
 use super::{args, mounts, record};
 
@@ -82,7 +82,7 @@ pub struct Task {
     pub(super) bundle: PathBuf,
     pub(super) runtime: Runtime,
     pub(super) supervision: Option<Supervision>,
-    pub(super) paths: Paths,
+    pub(super) wanted: Wanted,
     pub(super) stdio: Streaming,
     pub(super) state: TaskState,
     pub(super) init: Option<Pid>,
@@ -160,9 +160,9 @@ impl Task {
         if !args::valid_id(&id) {
             return Err(invalid(args::ArgsError::Id(id).to_string()));
         }
-        if request.terminal || !request.checkpoint.is_empty() {
-            let what = if request.terminal { "a terminal" } else { "restoring a checkpoint" };
-            return Err(Refusal::new(Code::UNIMPLEMENTED, format!("task {id}: {what} is not supported by this shim")));
+        if !request.checkpoint.is_empty() {
+            let message = format!("task {id}: restoring a checkpoint is not supported by this shim");
+            return Err(Refusal::new(Code::UNIMPLEMENTED, message));
         }
         let bundle = PathBuf::from(&request.bundle);
         if !bundle.is_absolute() {
@@ -199,8 +199,17 @@ impl Task {
             // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
             let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
         }
-        let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
-        let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        // Without a writer's path, another host than ours means no input at all.
+        let hold_stdin = supervision.as_ref().map_or(!request.stdin.is_empty(), |supervision| supervision.stdin);
+        let wanted = Wanted {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            hold_stdin,
+        };
+        let whose = Whose { id: &id, namespace, bundle: &bundle };
+        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
@@ -227,7 +236,7 @@ impl Task {
             bundle,
             runtime,
             supervision,
-            paths,
+            wanted,
             stdio,
             init: None,
             last_pid: 0,
@@ -381,6 +390,16 @@ impl Task {
         self.stdio.close_stdin(&mut cx.poll);
     }
 
+    /// `ResizePty`.
+    pub fn resize(&mut self, width: u32, height: u32) -> Answer {
+        let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        match self.stdio.resize(small(width), small(height)) {
+            Ok(true) => Ok(Vec::new()),
+            Ok(false) => Err(precondition(format!("task {} has no terminal", self.id))),
+            Err(error) => Err(Refusal::new(Code::INTERNAL, format!("task {}: size of its terminal: {error}", self.id))),
+        }
+    }
+
     /// `State`.
     pub fn report(&self) -> Answer {
         let status = match (self.init, self.started) {
@@ -395,9 +414,10 @@ impl Task {
             bundle: self.bundle.display().to_string(),
             pid: self.last_pid,
             status: status.into(),
-            stdin: self.paths.stdin.clone(),
-            stdout: self.paths.stdout.clone(),
-            stderr: self.paths.stderr.clone(),
+            stdin: self.wanted.stdin.clone(),
+            stdout: self.wanted.stdout.clone(),
+            stderr: self.wanted.stderr.clone(),
+            terminal: self.wanted.terminal,
             exit_status: exit.map_or(0, |exit| exit.code),
             exited_at: exit.map_or_else(MessageField::none, |exit| proto_time(exit.at)),
             ..Default::default()

@@ -49,6 +49,7 @@ pub fn supervision(bundle: &Bundle) -> Supervision {
         runtime_timeout_ms: None,
         stop_signal: None,
         grace_ms: None,
+        stdin: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A blocking ttrpc client, one request at a time.
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +27,10 @@ pub type Refused = (Code, String);
 
 impl Client {
     pub fn connect(bundle: &Path) -> Self {
-        let socket = UnixStream::connect(bundle.join(protocol::SOCKET_FILE)).unwrap();
+        // By way of its descriptor: a bundle's path may be longer than a socket's.
+        let dir = std::fs::File::open(bundle).unwrap();
+        let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), protocol::SOCKET_FILE);
+        let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self { socket, stream: 1 }
     }

@@ -9,3 +9,4 @@ mod hostile;
 mod lifecycle;
 mod output;
 mod supervision;
+mod terminal;
