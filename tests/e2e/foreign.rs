@@ -149,6 +149,9 @@ fn the_restart_policy_is_the_daemons_to_carry_out() {
 
     // For ever, across the deaths of daemons: the counts go on.
     declare(&node, "exit 5", "backoff: {initial: 1ms, max: 1ms}");
+    eventually("the other container is there", 30, || {
+        node.container("default", "one").filter(|one| one["status"]["exitCode"] == 5)
+    });
     let restarts = |node: &TestNode| node.container("default", "one")?["status"]["restarts"].as_u64();
     let mut seen = 0;
     for _ in 0..4 {

@@ -17,6 +17,11 @@ pub fn binary() -> PathBuf {
     std::env::var_os("BAYPLAN_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_bayplan")), PathBuf::from)
 }
 
+/// Our shim, beside it.
+pub fn shim() -> PathBuf {
+    binary().with_file_name("bayplan-shim")
+}
+
 /// A node with directories of its own.
 pub struct TestNode {
     dir: PathBuf,

@@ -6,6 +6,7 @@
 //! written as our shim writes it, an exit before anybody is told. A shim serves one attempt and ends with it.
 //! In: a prepared bundle. Out: [`ForeignTask`], which answers as our own shim does.
 
+mod input;
 mod stdio;
 mod supervise;
 mod task;
@@ -22,6 +23,7 @@ use super::launch::forget_address;
 use super::{Launch, RootMount, RuncOptions, RuntimeError, ShimClient, Stdio, bundle, cleanup};
 use crate::shim::protocol::Supervision;
 
+pub use input::InputEnd;
 pub use task::ForeignTask;
 
 /// File in the bundle of a task whose shim is not ours: [`ForeignShim`] as JSON.
@@ -93,7 +95,11 @@ impl ForeignShim {
         };
         let client = ShimClient::launch(&launch).await?;
         let stdio = stdio::of_attempt(self, supervision, attempt);
+        let input = stdio.stdin.as_deref().and_then(InputEnd::watch);
         let pid = client.create_with(&self.mounts, &stdio, self.runc.as_ref()).await?;
+        if let Some(input) = input {
+            input.tell(client.clone(), String::new());
+        }
         Ok((client, pid))
     }
 

@@ -93,6 +93,7 @@ mod tests {
             runtime_timeout_ms: None,
             stop_signal: None,
             grace_ms: None,
+            stdin: false,
         }
     }
 
