@@ -58,6 +58,12 @@ impl Engine {
                     // A shim answers this from memory; one that does not is not asked for what may take minutes.
                     client.shim_pid().await?;
                 }
+                if last.as_ref().is_some_and(|state| state.paused)
+                    && let Err(error) = supervisor.resume().await
+                {
+                    // The shim thaws it as well when it kills.
+                    tracing::debug!(container = %container_key(id), %error, "thawing");
+                }
                 // The end of another runtime's shim is part of its stop, also where that has nothing else to do.
                 if !has_ended || supervisor.is_foreign() {
                     match supervisor.stop(signal, grace).await {

@@ -29,8 +29,8 @@ use crate::shim::protocol::{
 };
 
 /// Time allowed to a call that answers from memory, to one that runs `runc`, and to a connect.
-const QUICK: Duration = Duration::from_secs(10);
-const SLOW: Duration = Duration::from_secs(120);
+pub(super) const QUICK: Duration = Duration::from_secs(10);
+pub(super) const SLOW: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(5);
 /// What containerd calls limits in a message (typeurl of runtime-spec's `LinuxResources`, JSON inside).
 const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
@@ -169,18 +169,6 @@ impl ShimClient {
         }
     }
 
-    /// Freezes every process of the container.
-    pub async fn pause(&self) -> Result<(), RuntimeError> {
-        let request = api::PauseRequest { id: self.task.id.clone(), ..Default::default() };
-        self.call::<api::Empty>("Pause", &request, Some(QUICK)).await.map(drop)
-    }
-
-    /// Lets a frozen container go on.
-    pub async fn resume(&self) -> Result<(), RuntimeError> {
-        let request = api::ResumeRequest { id: self.task.id.clone(), ..Default::default() };
-        self.call::<api::Empty>("Resume", &request, Some(QUICK)).await.map(drop)
-    }
-
     /// Every process of the container.
     pub async fn pids(&self) -> Result<Vec<u32>, RuntimeError> {
         let mut request = api::PidsRequest::new();
@@ -212,7 +200,17 @@ impl ShimClient {
         self.own_call(STOP, &StopRequest { signal, grace_ms }, Some(grace.saturating_add(SLOW))).await
     }
 
-    async fn call<A: Message>(
+    /// The container's name.
+    pub(super) fn id(&self) -> String {
+        self.task.id.clone()
+    }
+
+    /// `namespace/id`, for messages.
+    pub(super) fn object(&self) -> &str {
+        &self.task.object
+    }
+
+    pub(super) async fn call<A: Message>(
         &self,
         method: &'static str,
         request: &impl Message,
@@ -226,7 +224,7 @@ impl ShimClient {
         A::parse_from_bytes(&answer).map_err(unreadable)
     }
 
-    async fn own_call<A: DeserializeOwned>(
+    pub(super) async fn own_call<A: DeserializeOwned>(
         &self,
         method: &'static str,
         request: &impl Serialize,

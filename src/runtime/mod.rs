@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod host;
 mod launch;
 mod mountinfo;
+mod processes;
 pub mod runc;
 pub mod spec;
 mod supervisor;

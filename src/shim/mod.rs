@@ -8,13 +8,18 @@
 //! runtime (`runc`, `start`), log files (`log`), state files (`record`). A task is in `task` (requests) and `lifecycle` (what moves
 //! it on); what its restart policy says is `restart`, which is pure.
 
+mod api;
 mod args;
+mod beside;
 mod boot;
 mod cgroup;
 mod cleanup;
 mod conn;
 mod console;
+mod exec;
+mod freeze;
 mod input;
+mod job;
 mod lifecycle;
 mod log;
 mod logger;
@@ -24,6 +29,7 @@ mod oom;
 mod poll;
 pub mod protocol;
 pub mod record;
+mod reply;
 pub mod restart;
 mod runc;
 mod said;
@@ -31,6 +37,7 @@ mod server;
 mod sink;
 mod spawn;
 mod start;
+mod stats;
 mod stdio;
 mod task;
 mod wire;

@@ -126,7 +126,8 @@ impl Containerd {
     /// Process id and status of a task, as `ctr task ls` shows them.
     pub fn task(&self, id: &str) -> Option<(u32, String)> {
         let listed = self.ctr(&["task", "ls"]);
-        listed.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| match words[..] {
+        listed.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| match words[..]
+        {
             [name, pid, status] if name == id => Some((pid.parse().ok()?, status.to_owned())),
             _ => None,
         })

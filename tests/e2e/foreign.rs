@@ -298,6 +298,40 @@ fn the_foreground_is_what_it_is_with_our_own_shim() {
 }
 
 #[test]
+fn further_processes_and_the_freezer_work_and_attach_says_why_not() {
+    let mut node = with_box();
+    declare(&node, "n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.02; done", "");
+    node.start_daemon();
+    let one = node.phase("default", "one", "Running");
+    let run = node.bayplan(&["exec", "one", "sh", "-c", "echo out; echo err >&2; exit 6"]).exits(6);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("out\n", "err\n"));
+    let mut cat = node.command(&["exec", "-i", "one", "sh", "-c", "cat; echo end"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut cat.stdin.take().unwrap(), b"given\n").unwrap();
+    let output = cat.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"given\nend\n".as_slice()));
+
+    node.bayplan(&["pause", "one"]).ok();
+    assert_eq!(node.phase("default", "one", "Paused")["status"]["pid"], one["status"]["pid"]);
+    // It is known to be frozen after the daemon's death, too.
+    node.kill_daemon();
+    node.start_daemon();
+    node.phase("default", "one", "Paused");
+    let before = log(&one);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(log(&one), before, "nothing moves");
+    node.bayplan(&["unpause", "one"]).ok();
+    node.running("default", "one");
+    eventually("it goes on", 10, || (log(&one).len() > before.len()).then_some(()));
+    node.bayplan(&["attach", "one"]).exits(125).says("the shim of io.containerd.runc.v2 has no attach");
+    // A frozen task is stopped like any other.
+    node.bayplan(&["pause", "one"]).ok();
+    node.bayplan(&["stop", "one"]).ok();
+    nothing_is_left(&node, "one");
+    node.close();
+}
+
+#[test]
 fn a_log_is_rotated_without_losing_or_splitting_a_line() {
     let node = with_box();
     let manifest = node.file(

@@ -80,7 +80,18 @@ fn ctr_runs_tasks_with_their_output_and_their_statuses() {
 #[test]
 fn terminals_and_further_processes() {
     let containerd = with_box();
-    let args = ["run", "-t", "--rm", "--runtime", OURS, IMAGE, "t", "sh", "-c", "test -t 0 && test -t 1 && echo terminal; exit 4"];
+    let args = [
+        "run",
+        "-t",
+        "--rm",
+        "--runtime",
+        OURS,
+        IMAGE,
+        "t",
+        "sh",
+        "-c",
+        "test -t 0 && test -t 1 && echo terminal; exit 4",
+    ];
     let run = containerd.on_a_terminal(&args).exits(4);
     assert!(run.stdout.contains("terminal\r"), "{}", run.stdout);
     containerd.nothing_is_left();
@@ -106,7 +117,9 @@ fn terminals_and_further_processes() {
 #[test]
 fn pause_resume_and_metrics() {
     let containerd = with_box();
-    containerd.run_ours(&["-d", "--memory-limit", "67108864"], "p", "n=0; while :; do n=$((n+1)); echo $n > /n; done").ok();
+    containerd
+        .run_ours(&["-d", "--memory-limit", "67108864"], "p", "n=0; while :; do n=$((n+1)); echo $n > /n; done")
+        .ok();
     let process = containerd.until("p", "RUNNING");
     let count = || fs::read_to_string(format!("/proc/{process}/root/n")).ok()?.trim().parse::<u64>().ok();
     let seen = eventually("it counts", 10, count);
@@ -151,7 +164,8 @@ fn logs_by_fifo_file_and_logger() {
     assert!(text.lines().filter(|line| line.parse::<u32>().is_ok()).map(str::to_owned).eq(expected()));
 
     // Our own logger, as containerd starts any.
-    let uri = format!("binary://{}?log={}&attempt=1&files=2", crate::node::shim().display(), dir.join("logs").display());
+    let uri =
+        format!("binary://{}?log={}&attempt=1&files=2", crate::node::shim().display(), dir.join("logs").display());
     containerd.run_ours(&["-d", "--log-uri", &uri], "h", script).ok();
     containerd.until("h", "STOPPED");
     containerd.run(&["task", "rm", "h"]).ok();

@@ -39,16 +39,15 @@ const CASES: &[Case] = &[
     Case {
         name: "memory-limit",
         flags: &["--memory-limit", "67108864"],
-        differences: &[("limit memory.memsw", "a memory limit leaves no swap, as in Kubernetes; ctr's leaves all of it")],
+        differences: &[(
+            "limit memory.memsw",
+            "a memory limit leaves no swap, as in Kubernetes; ctr's leaves all of it",
+        )],
     },
     Case { name: "cap-add", flags: &["--cap-add", "CAP_SYS_ADMIN"], differences: &[] },
     Case { name: "cap-drop", flags: &["--cap-drop", "CAP_CHOWN"], differences: &[] },
     Case { name: "env and cwd", flags: &["--env", "COLOUR=red", "--cwd", "/tmp"], differences: &[] },
-    Case {
-        name: "mount",
-        flags: &["--mount", "type=bind,src=/usr,dst=/host,options=rbind:ro"],
-        differences: &[],
-    },
+    Case { name: "mount", flags: &["--mount", "type=bind,src=/usr,dst=/host,options=rbind:ro"], differences: &[] },
 ];
 
 /// What is different always.
@@ -59,7 +58,10 @@ const DIFFERENCES: &[Difference] = &[
     ("mount /etc/host", "a container has its own name, and that name has an address"),
     ("mount /etc/resolv.conf", "names are resolved as on the node; ctr leaves the image's file, which is mostly none"),
     ("mount /run ", "ctr hides the image's /run beneath a tmpfs; Docker, podman and Kubernetes do not"),
-    ("mount /sys/fs/cgroup", "its own cgroup, read-only, as in Docker and Kubernetes: runtimes of languages read their limits there"),
+    (
+        "mount /sys/fs/cgroup",
+        "its own cgroup, read-only, as in Docker and Kubernetes: runtimes of languages read their limits there",
+    ),
     ("oom_score_adj", "0; ctr's containers inherit containerd's idea of its shims"),
     ("rlimit Max open files", "the node's own, as in Kubernetes; ctr's default spec has 1024"),
     ("limit devices", "not the node's own console (5:1), as in runc's and podman's defaults"),
@@ -109,7 +111,8 @@ fn compare(case: &Case, theirs: &Rows, ours: &Rows) -> Vec<String> {
             println!("| {key} | {theirs} | equal |");
             continue;
         }
-        let reason = DIFFERENCES.iter().chain(case.differences).find(|(prefix, _)| format!("{key} ").starts_with(prefix));
+        let reason =
+            DIFFERENCES.iter().chain(case.differences).find(|(prefix, _)| format!("{key} ").starts_with(prefix));
         println!("| {key} | ctr: {theirs} | bayplan: {ours} | {} |", reason.map_or("DIFFERENT", |(_, why)| why));
         if reason.is_none() {
             failures.push(format!("{}: {key}\n  ctr:     {theirs}\n  bayplan: {ours}", case.name));
@@ -125,7 +128,8 @@ fn rows(pid: u32) -> Rows {
     let read = |name: &str| String::from_utf8_lossy(&fs::read(proc.join(name)).unwrap_or_default()).into_owned();
     for entry in fs::read_dir(proc.join("ns")).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        let shared = fs::read_link(entry.path()).unwrap() == fs::read_link(Path::new("/proc/self/ns").join(&name)).unwrap();
+        let shared =
+            fs::read_link(entry.path()).unwrap() == fs::read_link(Path::new("/proc/self/ns").join(&name)).unwrap();
         rows.insert(format!("namespace {name}"), if shared { "the node's" } else { "its own" }.to_owned());
     }
     for (target, mount) in read("mountinfo").lines().filter_map(mount) {
@@ -135,7 +139,8 @@ fn rows(pid: u32) -> Rows {
     }
     for line in read("status").lines() {
         let (key, value) = line.split_once(':').unwrap();
-        let wanted = ["Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp"].contains(&key) || key.starts_with("Cap");
+        let wanted =
+            ["Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp"].contains(&key) || key.starts_with("Cap");
         if wanted {
             rows.insert(format!("status {key}"), value.split_whitespace().collect::<Vec<_>>().join(" "));
         }

@@ -73,7 +73,7 @@ impl Bundle {
             fs::create_dir_all(image.join(sub)).unwrap();
         }
         fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
-        for name in ["sh", "sleep", "cat", "echo", "true", "yes", "head", "seq", "dd", "setsid"] {
+        for name in ["sh", "sleep", "cat", "echo", "true", "yes", "head", "seq", "dd", "setsid", "id"] {
             std::os::unix::fs::symlink("busybox", image.join("bin").join(name)).unwrap();
         }
         let id = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -5,6 +5,8 @@
 
 mod bundle;
 mod client;
+mod exec;
+mod freezer;
 mod hostile;
 mod lifecycle;
 mod output;
