@@ -11,6 +11,7 @@
 mod api;
 mod args;
 mod beside;
+mod binary;
 mod boot;
 mod cgroup;
 mod cleanup;
@@ -26,6 +27,7 @@ mod logger;
 mod mounts;
 mod note;
 mod oom;
+mod outlet;
 mod poll;
 pub mod protocol;
 pub mod record;
