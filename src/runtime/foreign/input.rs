@@ -4,8 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
 use crate::runtime::ShimClient;
 
@@ -15,16 +16,21 @@ pub struct InputEnd(OwnedFd);
 impl InputEnd {
     /// Watches for the writer's end, however it comes; the kernel tells.
     pub fn watch(fifo: &Path) -> Option<Self> {
-        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+        let watch = inotify::init(CreateFlags::CLOEXEC).ok()?;
         inotify::add_watch(&watch, fifo, WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF).ok()?;
         Some(Self(watch))
     }
 
     /// Tells the shim when it has come. `exec_id` empty is the task itself.
     pub fn tell(self, client: ShimClient, exec_id: String) {
+        let (ended, end) = oneshot::channel();
+        // A thread that nobody waits for: it ends with the FIFO, which goes with the command in the foreground.
+        std::thread::spawn(move || {
+            while poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+            let _ = ended.send(());
+        });
         tokio::spawn(async move {
-            let Ok(watch) = AsyncFd::new(self.0) else { return };
-            if watch.readable().await.is_ok() {
+            if end.await.is_ok() {
                 // Its process may have ended first.
                 if let Err(error) = client.close_stdin(&exec_id).await {
                     tracing::debug!(%error, "the end of standard input");

@@ -1,7 +1,7 @@
 //! Follows one task and carries its restart policy out, as our own shim does: one long `Wait`, one clock while it backs
 //! off. It ends when its shim dies, or when nobody holds its handle any more; the task is not disturbed by that.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
@@ -402,7 +402,7 @@ impl Supervisor {
 async fn make(
     shim: &ForeignShim,
     supervision: &Supervision,
-    path: &PathBuf,
+    path: &Path,
     attempt: u32,
 ) -> Result<(ShimClient, u32, u32), RuntimeError> {
     let (client, _) = shim.create(path, supervision, attempt).await?;
