@@ -88,7 +88,7 @@ impl Containerd {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", &(60 * patience()).to_string(), "ctr", "-a"]).arg(self.dir.join("sock"));
-        command.args(["-n", &self.namespace]).args(args).stdin(Stdio::null());
+        command.args(["-n", self.namespace()]).args(args).stdin(Stdio::null());
         command
     }
 

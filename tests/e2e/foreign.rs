@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bayplan::oci::Digest;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -37,12 +36,6 @@ fn declare(node: &TestNode, script: &str, fields: &str) {
     );
 }
 
-/// The socket of a container's shim: containerd's shims derive it from their host's address, namespace and id.
-fn socket(node: &TestNode, namespace: &str, id: &str) -> PathBuf {
-    let path = node.state().join("bayplan.sock").join(namespace).join(id);
-    PathBuf::from("/run/containerd/s").join(Digest::of(path.as_os_str().as_encoded_bytes()).hex())
-}
-
 fn shim_pid(item: &Value) -> u32 {
     u32::try_from(item["status"]["shimPid"].as_u64().unwrap()).unwrap()
 }
@@ -60,7 +53,7 @@ fn events(node: &TestNode) -> String {
     node.bayplan(&["events"]).ok().stdout
 }
 
-/// `socket` and every process of the node but its daemon are gone.
+/// The shim's socket, every mount, and every process of the node but its daemon are gone.
 #[track_caller]
 fn nothing_is_left(node: &TestNode, id: &str) {
     let mut left = Vec::new();
@@ -69,8 +62,7 @@ fn nothing_is_left(node: &TestNode, id: &str) {
         left = leaks::processes(node.dir()).into_iter().map(|(_, command)| command).collect();
         left.retain(|command| !command.contains(" daemon"));
         left.extend(leaks::mounts(node.dir()).into_iter().map(|path| path.display().to_string()));
-        let socket = socket(node, "default", id);
-        left.extend(socket.exists().then(|| socket.display().to_string()));
+        left.extend(leaks::shim_sockets(&node.state(), &[("default".to_owned(), id.to_owned())]));
         if left.is_empty() {
             return;
         }
@@ -91,7 +83,7 @@ fn a_task_of_containerds_shim_is_followed_logged_adopted_stopped_and_removed() {
     let one = node.phase("default", "one", "Running");
     let shim = fs::read_to_string(format!("/proc/{}/cmdline", shim_pid(&one))).unwrap();
     assert!(shim.contains("containerd-shim-runc-v2"), "{shim}");
-    assert!(socket(&node, "default", "one").exists());
+    assert!(leaks::shim_socket(&node.state(), "default", "one").exists());
     eventually("its output is in the log", 10, || {
         let log = log(&one);
         (log.contains(" stdout F out\n") && log.contains(" stderr F err\n")).then_some(())

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::containerd::Containerd;
 use crate::image::Image;
 use crate::node::{Run, lives, signal};
+use crate::registry::TestRegistry;
 use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/box:1";
@@ -47,8 +48,12 @@ impl Containerd {
 }
 
 #[test]
-fn ctr_runs_tasks_with_their_output_and_their_statuses() {
+fn ctr_pulls_and_runs_tasks_with_their_output_and_their_statuses() {
     let containerd = with_box();
+    let registry = TestRegistry::new();
+    let pulled = registry.push(&Image::busybox().env("COLOUR", "red").cmd(&["sh", "-c", "echo $COLOUR"]), "lab/red:1");
+    containerd.ctr(&["images", "pull", "--plain-http", &pulled]);
+    assert_eq!(containerd.ctr(&["run", "--rm", "--runtime", OURS, &pulled, "red"]), "red\n");
     let run = containerd.run_ours(&["--rm"], "a", "echo out; echo err >&2; exit 3").exits(3);
     assert_eq!(run.stdout, "out\n");
     assert!(run.stderr.contains("err\n"), "{}", run.stderr);
