@@ -149,6 +149,8 @@ impl Engine {
                 tracing::error!(%fault, "a lost task could not be recorded");
             }
         }
+        // From here on the record speaks for it, and whoever looks sees one or the other.
+        drop(lock_of(&self.tasks).remove(id));
         let cleared = match self.bundle(id) {
             Ok(bundle) => self.clear_bundle(&bundle, None).await,
             Err(fault) => Err(fault),

@@ -157,25 +157,22 @@ impl Engine {
     async fn shim_gone(self: &Arc<Self>, id: &ContainerKey, serial: u64) {
         let key = container_key(id);
         let _key = self.keys.lock(&key).await;
-        let lost = {
-            let mut tasks = lock_of(&self.tasks);
-            match tasks.get(id) {
-                Some(task) if task.serial == serial => tasks.remove(id),
-                _ => None,
-            }
-        };
-        let Some(task) = lost else { return };
+        let ours = lock_of(&self.tasks).get(id).filter(|task| task.serial == serial).map(|task| task.state.clone());
+        let Some(state) = ours else { return };
         // Only the connection broke: the shim is there, and is asked again.
         if let Ok(bundle) = self.bundle(id)
             && let Some(supervisor) = self.again(bundle).await
-            && self.adopt_task(id, supervisor).await.is_ok()
         {
-            return;
+            // Not ended as others are, for its follower is who comes here.
+            drop(lock_of(&self.tasks).remove(id));
+            if self.adopt_task(id, supervisor).await.is_ok() {
+                return;
+            }
         }
-        self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
+        self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", state.shim_pid));
         // Its last words may not have reached us.
         let written = self.bundle(id).ok().and_then(|bundle| crate::runtime::read_state(bundle.path()));
-        let last = written.filter(|written| written.seq > task.state.seq).unwrap_or(task.state);
+        let last = written.filter(|written| written.seq > state.seq).unwrap_or(state);
         self.clear_after_shim(id, Some(last)).await;
         self.touch();
     }

@@ -129,6 +129,7 @@ pub fn is_foreign(bundle: &Path) -> bool {
 /// directories and cgroups is removed by whoever calls this.
 pub async fn clear(bundle: &Path) -> Result<(), RuntimeError> {
     let Some(shim) = ForeignShim::read(bundle)? else { return Ok(()) };
+    let mut orderly = false;
     if let Ok(client) = ShimClient::connect(bundle).await {
         let ended = async {
             client.shim_pid().await?;
@@ -138,17 +139,19 @@ pub async fn clear(bundle: &Path) -> Result<(), RuntimeError> {
             }
             leave(&client).await
         };
-        if let Err(error) = ended.await {
-            tracing::debug!(bundle = %bundle.display(), %error, "its shim is not asked any further");
+        match ended.await {
+            Ok(()) => orderly = true,
+            Err(error) => tracing::debug!(bundle = %bundle.display(), %error, "its shim is not asked any further"),
         }
     }
-    end_processes(bundle, &shim.binary, Duration::ZERO).await;
-    if launched(bundle) {
-        if let Err(error) = cleanup(&shim.binary, bundle, &shim.address).await {
-            tracing::warn!(bundle = %bundle.display(), %error, "the shim's own clean-up; what it left is removed without it");
-        }
-        forget_address(bundle);
+    end_processes(bundle, &shim.binary, if orderly { SHIM_PATIENCE } else { Duration::ZERO }).await;
+    if !orderly
+        && launched(bundle)
+        && let Err(error) = cleanup(&shim.binary, bundle, &shim.address).await
+    {
+        tracing::warn!(bundle = %bundle.display(), %error, "the shim's own clean-up; what it left is removed without it");
     }
+    forget_address(bundle);
     Ok(())
 }
 
