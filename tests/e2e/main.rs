@@ -35,6 +35,7 @@ mod interactive;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
+
 mod orphans;
 mod peers;
 mod prefetch;
