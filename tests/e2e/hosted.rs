@@ -2,7 +2,8 @@
 //! `ctr` after that.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -215,5 +216,66 @@ fn a_killed_shim_is_cleaned_up_after_by_containerd() {
     containerd.run_ours(&["--rm"], "x", "true").ok();
     containerd.run(&["task", "rm", "-f", "y"]);
     eventually("it ends", 10, || (!lives(y)).then_some(()));
+    containerd.nothing_is_left();
+}
+
+/// `ctr events`, written to a file; ends when dropped.
+struct Events(Child);
+
+impl Events {
+    fn start(containerd: &Containerd, file: &Path) -> Self {
+        let mut command = containerd.command(&["events"]);
+        Self(command.stdout(fs::File::create(file).unwrap()).spawn().unwrap())
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // To timeout(1), which passes it on.
+        signal(self.0.id(), Signal::SIGTERM);
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn events_tell_of_everything() {
+    let containerd = with_box();
+    let file = containerd.dir().join("events");
+    let _events = Events::start(&containerd, &file);
+    let topics = || -> Vec<String> {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let topics = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+        topics.filter(|topic| topic.starts_with("/tasks/")).map(str::to_owned).collect()
+    };
+    // An event of somebody else's shows that it listens.
+    eventually("it listens", 10, || {
+        containerd.run(&["namespaces", "label", containerd.namespace(), &format!("n={}", std::process::id())]);
+        fs::metadata(&file).is_ok_and(|file| file.len() > 0).then_some(())
+    });
+    let is_told = |wanted: &[&str]| {
+        eventually(&format!("{wanted:?} among {:?}\n{}", topics(), containerd.log()), 10, || {
+            let topics = topics();
+            let mut at = 0;
+            for topic in wanted {
+                at += topics[at..].iter().position(|seen| seen == &format!("/tasks/{topic}"))? + 1;
+            }
+            Some(())
+        });
+    };
+    containerd.run_ours(&["-d"], "x", "exec sleep 100000").ok();
+    is_told(&["create", "start"]);
+    containerd.run(&["task", "exec", "--exec-id", "e", "x", "true"]).ok();
+    is_told(&["create", "start", "exec-added", "exec-started", "exit"]);
+    containerd.ctr(&["task", "pause", "x"]);
+    containerd.ctr(&["task", "resume", "x"]);
+    containerd.ctr(&["task", "kill", "-s", "9", "x"]);
+    containerd.until("x", "STOPPED");
+    containerd.deleted("x", 137);
+    is_told(&["exec-started", "exit", "paused", "resumed", "exit", "delete"]);
+    let flags = ["-d", "--memory-limit", "16777216"];
+    containerd.run_ours(&flags, "y", "exec dd if=/dev/zero of=/dev/null bs=64M count=1").ok();
+    is_told(&["resumed", "delete", "create", "start", "oom", "exit"]);
+    containerd.until("y", "STOPPED");
+    containerd.deleted("y", 137);
     containerd.nothing_is_left();
 }

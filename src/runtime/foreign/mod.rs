@@ -103,8 +103,8 @@ impl ForeignShim {
         Ok((client, pid))
     }
 
-    /// Whether the kernel killed in the container's cgroup for want of memory.
-    fn oom_killed(&self) -> bool {
+    /// How often the kernel killed in the container's cgroup for want of memory.
+    fn oom_kills(&self) -> u64 {
         let count = |dir: &PathBuf| {
             let text = ["memory.events", "memory.oom_control"].iter().find_map(|file| {
                 // One of them exists, in one of the hierarchies.
@@ -112,7 +112,7 @@ impl ForeignShim {
             })?;
             text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse::<u64>().ok()
         };
-        self.cgroups.iter().filter_map(count).any(|kills| kills > 0)
+        self.cgroups.iter().filter_map(count).max().unwrap_or(0)
     }
 }
 

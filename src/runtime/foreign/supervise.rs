@@ -212,7 +212,8 @@ impl Supervisor {
     pub(super) async fn exited(&mut self, exit: Option<ExitRecord>) {
         let exit = exit.unwrap_or(ExitRecord { code: 255, at: None });
         let code = exit.code;
-        let oom_killed = code == 137 && self.shim.oom_killed();
+        self.state.oom_kills = self.shim.oom_kills();
+        let oom_killed = code == 137 && self.state.oom_kills > 0;
         let signal = oom_killed.then_some(SIGKILL);
         self.state.exit = Some(Exit { code, signal, oom_killed, at: exit.at.unwrap_or_else(Timestamp::now) });
         self.state.pid = None;
@@ -298,6 +299,7 @@ impl Supervisor {
         let counted = self.is_restarting();
         (self.next_start, self.state.next_start) = (None, None);
         self.state.phase = TaskPhase::BackOff;
+        self.state.oom_kills = 0;
         if !counted {
             self.state.restarts = self.state.restarts.saturating_add(1);
             self.state.attempt = self.state.attempt.saturating_add(1);

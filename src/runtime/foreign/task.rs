@@ -56,6 +56,7 @@ impl ForeignTask {
             reason: None,
             stop_requested: false,
             paused: false,
+            oom_kills: 0,
         };
         let mut supervisor = Supervisor::new(bundle, shim, supervision, state);
         supervisor.keep(false);
