@@ -151,7 +151,7 @@ pub async fn clear(bundle: &Path) -> Result<(), RuntimeError> {
     {
         tracing::warn!(bundle = %bundle.display(), %error, "the shim's own clean-up; what it left is removed without it");
     }
-    forget_address(bundle);
+    forget_address(bundle, &shim.address);
     Ok(())
 }
 
@@ -174,7 +174,7 @@ async fn finish(bundle: &Path, shim: &ForeignShim, client: &ShimClient) {
         return;
     }
     end_processes(bundle, &shim.binary, SHIM_PATIENCE).await;
-    forget_address(bundle);
+    forget_address(bundle, &shim.address);
 }
 
 async fn leave(client: &ShimClient) -> Result<(), RuntimeError> {

@@ -57,6 +57,7 @@ impl ForeignTask {
             stop_requested: false,
             paused: false,
             oom_kills: 0,
+            dropped_lines: 0,
         };
         let mut supervisor = Supervisor::new(bundle, shim, supervision, state);
         supervisor.keep(false);
