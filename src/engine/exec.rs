@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::error::{Class, Fault, Result};
 use crate::runtime::spec::{self, ExecSpec};
 use crate::runtime::{ExitRecord, RuntimeError, ShimClient, Stdio, TaskStatus};
-use crate::shim::protocol::{Exit, TaskPhase, TaskState};
+use crate::shim::protocol::{AttachResponse, Exit, TaskPhase, TaskState};
 use crate::store::ContainerRecord;
 
 use super::container::{container_key, container_spec, not_found};
@@ -39,6 +39,17 @@ pub(super) struct Execs {
     ended: Mutex<VecDeque<ExecKey>>,
 }
 
+/// Which further process is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ExecWhose {
+    /// Its id; absent: one is made up.
+    pub exec_id: Option<String>,
+    /// One of this id that is there is the one that is meant.
+    pub again: bool,
+    /// Ends it, whether or not anybody waits.
+    pub timeout: Option<Duration>,
+}
+
 /// A further process that was started.
 #[derive(Debug, Clone)]
 pub struct ExecStarted {
@@ -58,15 +69,20 @@ struct Running {
 }
 
 impl Engine {
-    /// Runs a further process in a running container. `timeout` ends it, whether or not anybody waits.
+    /// Runs a further process in a running container.
     pub async fn exec(
         self: &Arc<Self>,
         id: &ContainerKey,
-        exec_id: Option<String>,
+        whose: ExecWhose,
         asked: &ExecSpec,
         stdio: &Stdio,
-        timeout: Option<Duration>,
     ) -> Result<ExecStarted> {
+        let ExecWhose { exec_id, again, timeout } = whose;
+        if let (Some(exec_id), true) = (&exec_id, again)
+            && let Some(pid) = self.is_begun(id, exec_id).await
+        {
+            return Ok(ExecStarted { exec_id: exec_id.clone(), pid, warnings: Vec::new() });
+        }
         let running = self.running(id)?;
         let key = container_key(id);
         let exec_id = match exec_id {
@@ -111,6 +127,18 @@ impl Engine {
         };
         self.follow_exec(id, &exec_id, client.clone(), timeout);
         Ok(ExecStarted { exec_id, pid, warnings })
+    }
+
+    /// The number of a further process that was started before, if it was. One that a daemon prepared and did not start
+    /// is forgotten.
+    async fn is_begun(&self, id: &ContainerKey, exec_id: &str) -> Option<u32> {
+        let client = lock_of(&self.tasks).get(id).and_then(|task| task.client.clone())?;
+        let info = client.exec_state(exec_id).await.ok()?;
+        if info.status == TaskStatus::Created {
+            let _ = client.delete_exec(exec_id).await;
+            return None;
+        }
+        Some(info.pid)
     }
 
     /// Returns when a further process has ended.
@@ -200,12 +228,17 @@ impl Engine {
         running.client.close_stdin(exec_id.unwrap_or_default()).await.map_err(Fault::from)
     }
 
-    /// Connects further streams to a running task, or to one of its processes. Its state, and whether it has a terminal.
-    pub async fn attach(&self, id: &ContainerKey, exec_id: Option<&str>, stdio: &Stdio) -> Result<(TaskState, bool)> {
+    /// Connects further streams to a running task, or to one of its processes. Its state, and what it has.
+    pub async fn attach(
+        &self,
+        id: &ContainerKey,
+        exec_id: Option<&str>,
+        stdio: &Stdio,
+    ) -> Result<(TaskState, AttachResponse)> {
         let running = self.live(id)?;
         let attached = running.client.attach(exec_id, stdio).await;
-        let terminal = attached.map_err(|error| self.in_exec(id, &running.record, "attach", error))?;
-        Ok((running.state, terminal))
+        let attached = attached.map_err(|error| self.in_exec(id, &running.record, "attach", error))?;
+        Ok((running.state, attached))
     }
 
     /// Freezes every process of a running task. One that is frozen stays so.

@@ -18,6 +18,7 @@ mod terminal;
 mod wait;
 
 mod apply;
+mod attach;
 mod bad_files;
 mod broken_runtime;
 mod crashes;

@@ -9,7 +9,7 @@ use crate::api::{
     WaitExecRequest,
 };
 use crate::controller::Node;
-use crate::engine::ExecSpec;
+use crate::engine::{ExecSpec, ExecWhose};
 use crate::error::Result;
 
 use super::container::{console, stdio};
@@ -32,8 +32,12 @@ impl Node {
             terminal: stdio.terminal,
             size,
         };
-        let timeout = request.timeout_ms.map(Duration::from_millis);
-        let started = self.engine.exec(&id, request.exec_id, &asked, &stdio, timeout).await?;
+        let whose = ExecWhose {
+            exec_id: request.exec_id,
+            again: request.again,
+            timeout: request.timeout_ms.map(Duration::from_millis),
+        };
+        let started = self.engine.exec(&id, whose, &asked, &stdio).await?;
         Ok(Executed { exec_id: started.exec_id, pid: started.pid, warnings: started.warnings })
     }
 
@@ -52,9 +56,9 @@ impl Node {
         let id = (request.namespace, request.name);
         self.known(&id)?;
         let stdio = stdio(Some(request.stdio));
-        let (state, terminal) = self.engine.attach(&id, request.exec_id.as_deref(), &stdio).await?;
+        let (state, found) = self.engine.attach(&id, request.exec_id.as_deref(), &stdio).await?;
         let uid = self.created(&id)?.uid;
-        Ok(Attached { uid, attempt: state.attempt, pid: state.pid, terminal })
+        Ok(Attached { uid, attempt: state.attempt, pid: state.pid, terminal: found.terminal, stdin: found.stdin })
     }
 
     pub(in crate::controller) async fn close_input(self: &Arc<Self>, request: CloseInputRequest) -> Result<()> {
