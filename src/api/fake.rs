@@ -37,6 +37,8 @@ pub(crate) struct State {
     /// What a run writes to its two streams, and how it exits.
     pub output: (String, String),
     pub exit_code: u32,
+    /// What is copied out, and what was copied in last.
+    pub tar: Vec<u8>,
     /// `wait_exit` sends this process this signal, and answers once it was passed on.
     pub raises: Option<i32>,
     /// What is told of blobs by pulls, steps and whoever asks.
@@ -457,6 +459,28 @@ impl Service for Fake {
                 return Ok(Ended { exit, removed: false });
             }
             Ok(Ended { exit: Exit { code, signal: None, oom_killed: false, at: now() }, removed: false })
+        }
+        .boxed()
+    }
+
+    fn copy_from(&self, request: CopyFromRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        self.note(format!("copy from {}/{} {}", request.namespace, request.name, request.path));
+        let tar = self.state().tar.clone();
+        ready(Ok(stream::iter([Ok(tar.into())]).boxed()))
+    }
+
+    fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>> {
+        async move {
+            let mut tar = Vec::new();
+            if let Archive::Bytes(mut bytes) = archive {
+                while let Some(chunk) = bytes.next().await {
+                    tar.extend_from_slice(&chunk?);
+                }
+            }
+            let CopyIntoRequest { namespace, name, path, extract, owners } = request;
+            self.note(format!("copy into {namespace}/{name} {path} extract={extract} owners={owners}"));
+            self.state().tar = tar;
+            Ok(stream::iter([Ok(Copied { entries: 1, bytes: 5, skipped: 0 })]).boxed())
         }
         .boxed()
     }

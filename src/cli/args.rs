@@ -151,6 +151,7 @@ pub enum Command {
     Rm(rm::Args),
     Ps(ps::Args),
     Logs(logs::Args),
+    Cp(cp::Args),
     Inspect(inspect::Args),
     Pull(pull::Args),
     Push(push::Args),
@@ -185,15 +186,16 @@ pub enum Command {
     Commit(later::Args),
 }
 
-/// Makes ctr's `task kill -a` mean `--all`: everywhere else `-a` is `--address`.
+/// Makes `-a` mean `--all` behind ctr's `task kill` and `--archive` behind `cp`: everywhere else it is `--address`.
 pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
-    let kill = arguments.windows(2).position(|pair| task(&pair[0]) && pair[1] == "kill");
-    if let Some(at) = kill {
-        for argument in &mut arguments[at + 2..] {
+    let kill = arguments.windows(2).position(|pair| task(&pair[0]) && pair[1] == "kill").map(|at| (at + 2, "--all"));
+    let cp = || arguments.iter().position(|word| word == "cp").map(|at| (at + 1, "--archive"));
+    if let Some((at, long)) = kill.or_else(cp) {
+        for argument in &mut arguments[at..] {
             if argument == "-a" {
-                *argument = "--all".into();
+                *argument = long.into();
             }
         }
     }

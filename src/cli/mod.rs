@@ -12,6 +12,7 @@ mod config;
 mod container;
 mod content;
 mod context;
+mod cp;
 mod create;
 mod daemon;
 mod delete;
@@ -212,6 +213,7 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Kill(args) => kill::run(args, context).await,
         Command::Rm(args) => rm::run(args, context).await,
         Command::Ps(args) => ps::run(args, context).await,
+        Command::Cp(args) => cp::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Pull(args) => pull::run(args, context).await,

@@ -15,6 +15,7 @@ pub mod backoff;
 mod by_hand;
 mod check_images;
 mod content;
+mod copy;
 mod daemon;
 pub mod debounce;
 mod declare;

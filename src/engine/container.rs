@@ -311,7 +311,7 @@ impl Engine {
         }
     }
 
-    async fn ready_image(self: &Arc<Self>, reference: &Reference, digest: &Digest) -> Result<Image> {
+    pub(super) async fn ready_image(self: &Arc<Self>, reference: &Reference, digest: &Digest) -> Result<Image> {
         let name = reference.to_string();
         let image = self.images.load_named(&name, digest, &Platform::host())?;
         self.hold_image(&image);

@@ -19,6 +19,7 @@ mod monitor;
 mod moving;
 mod observe;
 mod registry;
+mod root;
 mod teardown;
 mod transfers;
 mod unwanted;

@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// Refused with what may have been meant when there is no such container.
-    fn known(&self, id: &ContainerKey) -> Result<()> {
+    pub(in crate::controller) fn known(&self, id: &ContainerKey) -> Result<()> {
         let there = self.engine.memory().read().containers.contains_key(id);
         if there { Ok(()) } else { Err(self.no_container(id)) }
     }

@@ -1,0 +1,344 @@
+//! The files of a container's log in the order they were written, over rotations and attempts.
+//!
+//! A file is known by its inode and read through a descriptor, so that its name may change and even go. Files are
+//! opened as soon as the kernel tells of them, not when their turn comes: a writer that rotates faster than its reader
+//! reads loses nothing, within [`HELD`]. What is beyond that is counted and said.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Bytes of files that are kept from vanishing for one reader.
+const HELD: u64 = 256 << 20;
+/// Descriptors that one reader has at most.
+const OPEN: usize = 256;
+/// Where the kernel gives no watch, a look this often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One file.
+pub struct LogFile {
+    /// Its attempt.
+    pub attempt: u32,
+    /// Itself.
+    pub file: Arc<File>,
+    /// How far it was read.
+    pub offset: u64,
+    /// Files before it that nobody reads any more: they were rotated away.
+    pub missing: u64,
+    inode: u64,
+    size: u64,
+}
+
+/// See the module.
+pub struct Files {
+    directory: PathBuf,
+    watch: Watch,
+    /// Not read to their ends yet, oldest first; the last one stays, also when it is: its inode is what those that come
+    /// are told apart by.
+    queue: VecDeque<LogFile>,
+    first_attempt: u32,
+    /// Something happened in the directory that was not looked at.
+    stirred: bool,
+    /// Files that the kernel told of, less those that were found.
+    untold: i64,
+}
+
+enum Watch {
+    /// Nothing is waited for.
+    None,
+    /// The directory is not there yet.
+    Absent,
+    /// The kernel tells.
+    Inotify(AsyncFd<OwnedFd>),
+    /// It does not.
+    Clock,
+}
+
+impl LogFile {
+    /// Its bytes when it was opened: where a reader that does not follow ends.
+    pub fn size_at_first(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Files {
+    /// Those of an attempt that are there; with `follow` those to come as well, of later attempts too.
+    pub fn open(directory: PathBuf, attempt: u32, follow: bool) -> Self {
+        let watch = if follow { Watch::Absent } else { Watch::None };
+        let queue = VecDeque::new();
+        let mut files = Self { directory, watch, queue, first_attempt: attempt, stirred: true, untold: 0 };
+        files.gather();
+        // What was found is not told from what the kernel tells of meanwhile; from here on it is.
+        files.drain();
+        files.untold = 0;
+        if !follow {
+            files.queue.retain(|file| file.attempt == attempt);
+        }
+        files
+    }
+
+    /// The file to read from.
+    pub fn front(&mut self) -> Option<&mut LogFile> {
+        self.queue.front_mut()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &LogFile> {
+        self.queue.iter()
+    }
+
+    /// The front file was read to its end; whether there is another.
+    pub fn pop(&mut self) -> bool {
+        if self.queue.len() > 1 {
+            self.queue.pop_front();
+            // There may be room for those that were not taken.
+            self.stirred |= self.untold > 0;
+            return true;
+        }
+        false
+    }
+
+    /// The attempt of the newest file.
+    pub fn newest_attempt(&self) -> Option<u32> {
+        self.queue.back().map(|file| file.attempt)
+    }
+
+    /// Until something happened in the directory.
+    pub async fn changed(&mut self) {
+        match &mut self.watch {
+            Watch::None | Watch::Absent => std::future::pending().await,
+            Watch::Clock => {
+                tokio::time::sleep(LOOK).await;
+                self.stirred = true;
+            }
+            Watch::Inotify(descriptor) => match descriptor.readable().await {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(_) => self.watch = Watch::Clock,
+            },
+        }
+    }
+
+    /// Opens what is new, if anything happened. Quick: a listing and a few `open`s.
+    pub fn gather(&mut self) {
+        if matches!(self.watch, Watch::Absent) {
+            self.begin();
+        }
+        self.drain();
+        if !std::mem::take(&mut self.stirred) {
+            return;
+        }
+        if self.queue.len() >= OPEN || self.held() > HELD {
+            return;
+        }
+        // A file may be between two names at the moment of a look; one that has a name is found by the next.
+        for _ in 0..5 {
+            let (found, reached) = self.look();
+            let gone = self.queue.back().is_some_and(|newest| newest.file.metadata().is_ok_and(|m| m.nlink() == 0));
+            if !reached && !gone && !self.queue.is_empty() {
+                continue;
+            }
+            self.take(found, reached);
+            return;
+        }
+        self.stirred = true;
+    }
+
+    fn take(&mut self, mut found: Vec<LogFile>, reached: bool) {
+        self.untold -= found.len() as i64;
+        // Where the last one is gone, those in between may be, too; the kernel told of each.
+        if !reached && self.untold > 0 && let Some(first) = found.first_mut() {
+            first.missing = self.untold.unsigned_abs();
+        }
+        if reached || !found.is_empty() {
+            self.untold = self.untold.min(0);
+        }
+        self.queue.extend(found);
+    }
+
+    fn held(&self) -> u64 {
+        self.queue.iter().map(|file| file.file.metadata().map_or(0, |metadata| metadata.len())).sum()
+    }
+
+    /// Files that are newer than the newest known one, oldest first, and whether that one was met.
+    fn look(&self) -> (Vec<LogFile>, bool) {
+        let newest = self.queue.back();
+        let from = newest.map_or(self.first_attempt, |file| file.attempt);
+        let mut names: Vec<(u32, u32)> = std::fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| parse(entry.file_name().to_str()?))
+            .filter(|(attempt, _)| *attempt >= from)
+            .collect();
+        names.sort_unstable();
+        let (mut found, mut reached) = (Vec::new(), newest.is_none());
+        for part in names.chunk_by(|a, b| a.0 == b.0) {
+            let attempt = part[0].0;
+            let last = part[part.len() - 1].1;
+            let mut own: Vec<LogFile> = Vec::new();
+            // From the newest name to the oldest: files move that way, so that one is seen twice rather than never.
+            for number in 0..=last.saturating_add(2) {
+                let Some(file) = self.open_one(attempt, number) else { continue };
+                if newest.is_some_and(|newest| newest.inode == file.inode) {
+                    reached = true;
+                    break;
+                }
+                if own.iter().all(|other| other.inode != file.inode) {
+                    own.push(file);
+                }
+            }
+            found.extend(own.into_iter().rev());
+        }
+        (found, reached)
+    }
+
+    fn open_one(&self, attempt: u32, number: u32) -> Option<LogFile> {
+        let name = if number == 0 { format!("{attempt}.log") } else { format!("{attempt}.log.{number}") };
+        let mut options = File::options();
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.read(true).custom_flags(flags.bits().cast_signed());
+        let file = options.open(self.directory.join(name)).ok()?;
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let (inode, size) = (metadata.ino(), metadata.len());
+        Some(LogFile { attempt, file: Arc::new(file), offset: 0, missing: 0, inode, size })
+    }
+
+    // The descriptor is owned here and lives as long as its registration, which is all that the deprecation is about.
+    #[allow(deprecated)]
+    fn begin(&mut self) {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let Ok(descriptor) = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) else {
+            self.watch = Watch::Clock;
+            return;
+        };
+        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
+        self.watch = match add_watch(&descriptor, &self.directory, events) {
+            Ok(_) => match AsyncFd::with_interest(descriptor, Interest::READABLE) {
+                Ok(descriptor) => Watch::Inotify(descriptor),
+                Err(_) => Watch::Clock,
+            },
+            Err(rustix::io::Errno::NOENT) => return,
+            Err(_) => Watch::Clock,
+        };
+        self.stirred = true;
+    }
+
+    /// Takes what the kernel has to tell.
+    fn drain(&mut self) {
+        let Watch::Inotify(descriptor) = &self.watch else { return };
+        let from = self.newest_attempt().unwrap_or(self.first_attempt);
+        let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 4096];
+        let mut reader = rustix::fs::inotify::Reader::new(descriptor.get_ref(), &mut buffer);
+        let (mut created, mut ended) = (0, false);
+        while let Ok(event) = reader.next() {
+            use rustix::fs::inotify::ReadFlags;
+            let flags = event.events();
+            ended |= flags.contains(ReadFlags::IGNORED);
+            self.stirred |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            let name = event.file_name().and_then(|name| name.to_str().ok()).and_then(parse);
+            if flags.contains(ReadFlags::CREATE) && name.is_some_and(|(attempt, number)| attempt >= from && number == 0) {
+                created += 1;
+            }
+        }
+        self.untold += created;
+        self.stirred |= created > 0;
+        if ended {
+            // The directory is gone; another of its name may come.
+            self.watch = Watch::Absent;
+        }
+    }
+}
+
+/// `3.log` → (3, 0), `3.log.2` → (3, 2).
+fn parse(name: &str) -> Option<(u32, u32)> {
+    let (attempt, rest) = name.split_once(".log")?;
+    let number = match rest {
+        "" => 0,
+        rest => rest.strip_prefix('.')?.parse().ok()?,
+    };
+    Some((attempt.parse().ok()?, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// As the shim rotates.
+    fn rotate(directory: &Path, files: u32) {
+        let name = |number: u32| directory.join(format!("1.log.{number}"));
+        for number in (1..files - 1).rev() {
+            let _ = std::fs::rename(name(number), name(number + 1));
+        }
+        std::fs::rename(directory.join("1.log"), name(1)).unwrap();
+    }
+
+    fn text(file: &LogFile) -> String {
+        std::io::read_to_string(&*file.file).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_there_comes_oldest_first_and_then_what_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str| std::fs::write(dir.path().join(name), name).unwrap();
+        for name in ["1.log.2", "1.log.1", "1.log", "0.log", "x.log", "1.txt"] {
+            put(name);
+        }
+        let mut files = Files::open(dir.path().into(), 1, true);
+        assert_eq!(files.all().map(text).collect::<Vec<_>>(), ["1.log.2", "1.log.1", "1.log"]);
+        rotate(dir.path(), 4);
+        put("1.log");
+        put("2.log");
+        files.gather();
+        while files.pop() {}
+        assert_eq!(files.newest_attempt(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn files_are_held_through_any_number_of_rotations_and_those_that_are_missed_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("1.log"), "0").unwrap();
+        let mut files = Files::open(dir.path().into(), 1, true);
+        for number in 1..=20 {
+            rotate(dir.path(), 3);
+            std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
+            files.gather();
+        }
+        let seen: Vec<String> = files.all().map(text).collect();
+        assert_eq!(seen, (0..=20).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert!(files.all().all(|file| file.missing == 0));
+        // Nobody looks while twenty more are written; three are left.
+        for number in 21..=40 {
+            rotate(dir.path(), 3);
+            std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
+        }
+        files.gather();
+        let last: Vec<(String, u64)> = files.all().skip(21).map(|file| (text(file), file.missing)).collect();
+        assert_eq!(last, [("38".into(), 17), ("39".into(), 0), ("40".into(), 0)]);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_yet_is_watched_once_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("web");
+        let mut files = Files::open(own.clone(), 1, true);
+        std::fs::create_dir(&own).unwrap();
+        files.gather();
+        std::fs::write(own.join("1.log"), "a").unwrap();
+        files.changed().await;
+        files.gather();
+        assert_eq!(files.all().map(text).collect::<Vec<_>>(), ["a"]);
+        std::fs::remove_dir_all(&own).unwrap();
+        files.changed().await;
+        files.gather();
+        assert!(files.front().is_some(), "what is open can be read");
+    }
+}
