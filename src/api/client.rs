@@ -310,6 +310,8 @@ impl Service for Client {
         kill(KillRequest) -> (): "/v1/kill", SOON;
         remove_container(RemoveContainerRequest) -> RemovedContainer: "/v1/remove-container", AS_LONG_AS_IT_TAKES;
         wait_exit(WaitExitRequest) -> Ended: "/v1/wait-exit", AS_LONG_AS_IT_TAKES;
+        stats(StatsRequest) -> Vec<TaskStats>: "/v1/stats", SOON;
+        top(TopRequest) -> Vec<ProcessInfo>: "/v1/top", SOON;
         inspect(ResourceKey) -> Inspection: "/v1/inspect", SOON;
         create_namespace(NamespaceRequest) -> Item: "/v1/create-namespace", SOON;
         remove_namespace(NamespaceRequest) -> (): "/v1/remove-namespace", SOON;

@@ -37,6 +37,9 @@ pub(crate) struct State {
     /// What a run writes to its two streams, and how it exits.
     pub output: (String, String),
     pub exit_code: u32,
+    /// What tasks use, and the processes in them.
+    pub stats: Vec<TaskStats>,
+    pub processes: Vec<ProcessInfo>,
     /// What is copied out, and what was copied in last.
     pub tar: Vec<u8>,
     /// `wait_exit` sends this process this signal, and answers once it was passed on.
@@ -483,6 +486,21 @@ impl Service for Fake {
             Ok(stream::iter([Ok(Copied { entries: 1, bytes: 5, skipped: 0 })]).boxed())
         }
         .boxed()
+    }
+
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>> {
+        let mut stats = self.state().stats.clone();
+        stats.retain(|one| request.names.is_empty() || request.names.contains(&one.name));
+        // Each call is a second later, and half a second of processors.
+        for one in &mut self.state().stats {
+            one.time += jiff::SignedDuration::from_secs(1);
+            one.cpu += 500_000_000;
+        }
+        ready(Ok(stats))
+    }
+
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>> {
+        ready(self.find(Kind::Container, &request.namespace, &request.name).map(|_| self.state().processes.clone()))
     }
 
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {

@@ -84,6 +84,8 @@ pub fn router(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/v1/wait-exit", unary(<dyn Service>::wait_exit))
         .route("/v1/copy-from", downloading(<dyn Service>::copy_from))
         .route("/v1/copy-into", archive(<dyn Service>::copy_into))
+        .route("/v1/stats", unary(<dyn Service>::stats))
+        .route("/v1/top", unary(<dyn Service>::top))
         .route("/v1/inspect", unary(<dyn Service>::inspect))
         .route("/v1/create-namespace", unary(<dyn Service>::create_namespace))
         .route("/v1/remove-namespace", unary(<dyn Service>::remove_namespace))

@@ -119,6 +119,12 @@ pub trait Service: Send + Sync + 'static {
     /// where it is.
     fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>>;
 
+    /// What running tasks use.
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>>;
+
+    /// The processes of a running task.
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>>;
+
     /// Everything about one container or image.
     fn inspect(&self, key: crate::manifest::ResourceKey) -> BoxFuture<'_, Result<Inspection>>;
 

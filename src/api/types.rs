@@ -12,6 +12,7 @@ mod progress;
 mod push;
 mod rootfs;
 mod save;
+mod stats;
 mod stream;
 mod upkeep;
 
@@ -25,5 +26,6 @@ pub use progress::*;
 pub use push::*;
 pub use rootfs::*;
 pub use save::*;
+pub use stats::*;
 pub use stream::*;
 pub use upkeep::*;

@@ -150,6 +150,8 @@ pub enum Command {
     Kill(kill::Args),
     Rm(rm::Args),
     Ps(ps::Args),
+    Top(top::Args),
+    Stats(stats::Args),
     Logs(logs::Args),
     Cp(cp::Args),
     Inspect(inspect::Args),

@@ -59,6 +59,7 @@ mod save;
 mod schema;
 mod snapshot;
 mod start;
+mod stats;
 mod status;
 mod stop;
 mod sync;
@@ -66,6 +67,7 @@ mod tag;
 mod task;
 #[cfg(test)]
 mod tests;
+mod top;
 mod ui;
 mod validate;
 mod version;
@@ -214,6 +216,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Rm(args) => rm::run(args, context).await,
         Command::Ps(args) => ps::run(args, context).await,
         Command::Cp(args) => cp::run(args, context).await,
+        Command::Top(args) => top::run(args, context).await,
+        Command::Stats(args) => stats::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Pull(args) => pull::run(args, context).await,

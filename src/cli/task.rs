@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::foreground::{self, Begin, Session};
-use super::{each, kill, names, ps, start};
+use super::{each, kill, names, ps, start, stats, top};
 use crate::api::{Phase, Service as _, StartRequest, StopRequest};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::Kind;
@@ -27,6 +27,10 @@ enum Verb {
     },
     #[command(visible_alias = "list")]
     Ls(ps::Args),
+    /// The processes of a task
+    Ps(top::Args),
+    #[command(visible_alias = "metric")]
+    Metrics(stats::MetricsArgs),
     Kill(kill::Args),
     /// End tasks; their containers stay
     #[command(visible_aliases = ["remove", "delete"])]
@@ -57,6 +61,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             foreground::run(Session { begin, remove: false, output: true, input: false, pid_file: None }, context).await
         }
         Verb::Ls(args) => ps::run(args, context).await,
+        Verb::Ps(args) => top::run(args, context).await,
+        Verb::Metrics(args) => stats::metrics(args, context).await,
         Verb::Kill(args) => kill::run(args, context).await,
         Verb::Rm { names, force } => remove(names, force, context).await,
     }

@@ -39,6 +39,7 @@ mod reload;
 mod remove_image;
 pub mod scan;
 mod service;
+mod stats;
 mod status;
 pub mod watch;
 

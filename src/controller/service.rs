@@ -133,6 +133,14 @@ impl Service for NodeService {
         Box::pin(self.0.copy_into(request, archive))
     }
 
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>> {
+        Box::pin(self.0.stats(request))
+    }
+
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>> {
+        Box::pin(self.0.top(request))
+    }
+
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {
         Box::pin(async move {
             let node = Arc::clone(&self.0);

@@ -30,7 +30,10 @@ const PIECES: usize = 8 << 10;
 pub fn pack(root: impl AsFd, path: &[u8], out: impl Write) -> Result<(), CopyError> {
     let at = CopyError::system(path);
     // A pipe or device is not opened to be looked at, and not waited for.
-    let found = beneath::open(&root, path, OFlags::PATH).map_err(&at)?;
+    let found = beneath::open(&root, path, OFlags::PATH).map_err(|error| match error {
+        Errno::NOTDIR => CopyError::refused(path, "is no directory"),
+        error => at(error),
+    })?;
     let stat = fstat(&found).map_err(&at)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::Directory && (path.ends_with(b"/") || path.ends_with(b"/.")) {

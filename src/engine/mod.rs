@@ -20,6 +20,7 @@ mod moving;
 mod observe;
 mod registry;
 mod root;
+mod stats;
 mod teardown;
 mod transfers;
 mod unwanted;

@@ -336,9 +336,10 @@ mod tests {
         files.changed().await;
         files.gather();
         assert_eq!(files.all().map(text).collect::<Vec<_>>(), ["a"]);
+        // What is open can be read when its directory is gone. (The kernel tells of that only when nothing in it is open:
+        // whoever follows learns it from the container's end.)
         std::fs::remove_dir_all(&own).unwrap();
-        files.changed().await;
         files.gather();
-        assert!(files.front().is_some(), "what is open can be read");
+        assert!(files.front().is_some());
     }
 }
