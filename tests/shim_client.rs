@@ -94,6 +94,7 @@ impl Node {
                     runtime_timeout_ms: None,
                     stop_signal: None,
                     grace_ms: None,
+                    stdin: false,
                 })
                 .unwrap();
         }

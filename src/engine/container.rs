@@ -476,6 +476,7 @@ impl Engine {
             runtime_timeout_ms: None,
             stop_signal: Some(self.stop_signal(record, spec)),
             grace_ms: Some(u64::from(spec.termination_grace_period_seconds) * 1000),
+            stdin: false,
         })
     }
 

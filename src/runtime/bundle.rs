@@ -191,6 +191,7 @@ mod tests {
             runtime_timeout_ms: None,
             stop_signal: None,
             grace_ms: None,
+            stdin: false,
         }
     }
 

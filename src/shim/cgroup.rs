@@ -1,5 +1,5 @@
-//! The control group of a container, as far as its monitor needs it: who is in it, kill all of it, and did the
-//! kernel kill in it. Cgroup v1, hybrid and v2 at their usual places below `/sys/fs/cgroup`.
+//! The control group of a container, as far as its monitor needs it: who is in it, kill all of it, stop it and let it
+//! go on, and did the kernel kill in it. Cgroup v1, hybrid and v2 at their usual places below `/sys/fs/cgroup`.
 //!
 //! Invariant: a group that holds the shim itself, or the root group, is never taken for a container's.
 
@@ -16,10 +16,8 @@ const HIERARCHIES: [&str; 5] = ["freezer", "pids", "memory", "devices", "name=sy
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cgroup {
-    /// Directory whose `cgroup.procs` lists the processes.
-    processes: Option<PathBuf>,
-    /// File with the line `oom_kill N`.
-    kills: Option<PathBuf>,
+    /// Controllers, as `/proc/PID/cgroup` has them, and the directory. No names at all are those of v2.
+    groups: Vec<(Box<str>, Box<Path>)>,
 }
 
 impl Cgroup {
@@ -31,38 +29,46 @@ impl Cgroup {
 
     /// From `/proc/PID/cgroup` of the container and of the shim.
     fn from_lines(theirs: &str, ours: &str, root: &Path) -> Self {
-        let path_in = |text: &str, hierarchy: &str| {
-            text.lines().find_map(|line| {
-                let (names, path) = line.split_once(':')?.1.split_once(':')?;
-                let found =
-                    if hierarchy.is_empty() { names.is_empty() } else { names.split(',').any(|n| n == hierarchy) };
-                found.then(|| path.to_owned())
-            })
+        let unified = root.join("cgroup.controllers").exists();
+        let part = |line: &str| -> Option<(String, String)> {
+            let (names, path) = line.split_once(':')?.1.split_once(':')?;
+            Some((names.to_owned(), path.to_owned()))
         };
-        let group = |hierarchy: &str| {
-            let path = path_in(theirs, hierarchy)?;
-            let inside = |outer: &str, inner: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
-            if path == "/" || path_in(ours, hierarchy).is_some_and(|ours| inside(&path, &ours)) || path.contains("/..")
-            {
+        let ours: Vec<_> = ours.lines().filter_map(part).collect();
+        let inside = |outer: &str, inner: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
+        let group = |(names, path): (String, String)| {
+            let ours_too = ours.iter().any(|(same, ours)| *same == names && inside(&path, ours));
+            // Beside v1, the hierarchy of v2 has no controllers; nobody is looked for in it.
+            if names.is_empty() != unified || path == "/" || ours_too || path.contains("/..") {
                 return None;
             }
-            let mount =
-                if hierarchy.is_empty() { root.to_owned() } else { root.join(hierarchy.trim_start_matches("name=")) };
-            Some(mount.join(path.trim_start_matches('/')))
+            let mount = names.split(',').next().unwrap_or_default().trim_start_matches("name=");
+            let dir = root.join(mount).join(path.trim_start_matches('/'));
+            Some((names.into(), dir.into()))
         };
-        if root.join("cgroup.controllers").exists() {
-            let processes = group("");
-            return Self { kills: processes.as_ref().map(|dir| dir.join("memory.events")), processes };
-        }
-        Self {
-            processes: HIERARCHIES.iter().find_map(|hierarchy| group(hierarchy)),
-            kills: group("memory").map(|dir| dir.join("memory.oom_control")),
-        }
+        Self { groups: theirs.lines().filter_map(part).filter_map(group).collect() }
     }
 
-    /// The group at these directories, whoever is in it: for what a dead shim left behind.
+    /// The group at this directory, whoever is in it: for what a dead shim left behind.
     pub fn at(processes: PathBuf) -> Self {
-        Self { processes: Some(processes), kills: None }
+        let name = if is_unified() { "" } else { HIERARCHIES[0] };
+        Self { groups: vec![(name.into(), processes.into())] }
+    }
+
+    /// The group's directory for a controller of v1; for any, where there is v2.
+    pub fn dir(&self, controller: &str) -> Option<&Path> {
+        let has = |names: &str| names.is_empty() || names.split(',').any(|name| name == controller);
+        self.groups.iter().find(|(names, _)| has(names)).map(|(_, dir)| dir.as_ref())
+    }
+
+    /// Whether it is one of v2.
+    pub fn is_v2(&self) -> bool {
+        self.groups.first().is_some_and(|(names, _)| names.is_empty())
+    }
+
+    /// Directory whose `cgroup.procs` lists the processes.
+    fn processes(&self) -> Option<&Path> {
+        HIERARCHIES.iter().find_map(|hierarchy| self.dir(hierarchy))
     }
 
     /// Directories that `cgroupsPath` of a runtime spec stands for: a path, or systemd's `slice:prefix:name`.
@@ -72,22 +78,51 @@ impl Cgroup {
             [slice, prefix, name] => systemd_path(slice, &format!("{prefix}-{name}.scope")),
             _ => spec.trim_start_matches('/').to_owned(),
         };
-        if root.join("cgroup.controllers").exists() {
+        if is_unified() {
             return vec![root.join(path)];
         }
         let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
         hierarchies.map(|hierarchy| hierarchy.path().join(&path)).filter(|dir| dir.is_dir()).collect()
     }
 
-    /// Lets a frozen group run: a frozen process does not even die.
+    /// Lets a frozen group run: a frozen process of v1 does not even die.
     pub fn thaw(&self) {
-        let Some(dir) = &self.processes else { return };
-        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-            // Only one of the two exists, if any; both take a write that changes nothing.
-            if let Ok(mut file) = fs::OpenOptions::new().write(true).open(dir.join(file)) {
-                let _ = file.write_all(value.as_bytes());
-            }
+        let _ = self.freeze(false);
+    }
+
+    /// Asks for it to stand still, or to go on. Told by [`Self::is_frozen`] when it does.
+    pub fn freeze(&self, frozen: bool) -> std::io::Result<()> {
+        let (file, value) = match (self.is_v2(), frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        let dir = self.dir("freezer").ok_or(std::io::ErrorKind::NotFound)?;
+        // Without O_CREAT: what is not there is no control file.
+        fs::OpenOptions::new().write(true).open(dir.join(file))?.write_all(value.as_bytes())
+    }
+
+    /// Whether every process in it stands still; `None` where there is no freezer.
+    pub fn is_frozen(&self) -> Option<bool> {
+        let file = if self.is_v2() { "cgroup.events" } else { "freezer.state" };
+        let text = fs::read_to_string(self.dir("freezer")?.join(file)).ok()?;
+        Some(text.lines().any(|line| matches!(line, "frozen 1" | "FROZEN")))
+    }
+
+    /// Ends every process in it, frozen ones too; says how many there were.
+    pub fn kill(&self) -> usize {
+        if !self.is_v2() {
+            self.thaw();
+            return self.signal_all(Signal::KILL);
         }
+        let count = self.pids().len();
+        let kill = || fs::OpenOptions::new().write(true).open(self.dir("")?.join("cgroup.kill")).ok();
+        // All at once, whoever forks meanwhile (Linux 5.14).
+        if count > 0 && kill().is_none_or(|mut file| file.write_all(b"1").is_err()) {
+            return self.signal_all(Signal::KILL);
+        }
+        count
     }
 
     /// Removes an empty group with the groups below it.
@@ -102,7 +137,8 @@ impl Cgroup {
 
     /// How often the kernel killed in the group for want of memory; `None` when it is gone.
     pub fn oom_kills(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.kills.as_ref()?).ok()?;
+        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
+        let text = fs::read_to_string(self.dir("memory")?.join(file)).ok()?;
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         Some(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
@@ -110,7 +146,7 @@ impl Cgroup {
     /// Every process in it, sub-groups included. Empty if the group is gone or unknown.
     pub fn pids(&self) -> Vec<Pid> {
         let mut found = Vec::new();
-        if let Some(dir) = &self.processes {
+        if let Some(dir) = self.processes() {
             collect(dir, &mut found, 0);
         }
         found
@@ -118,7 +154,7 @@ impl Cgroup {
 
     /// Sends `signal` to every process in it; says how many there were.
     pub fn signal_all(&self, signal: Signal) -> usize {
-        let Some(dir) = &self.processes else { return 0 };
+        let Some(dir) = self.processes() else { return 0 };
         let pids = self.pids();
         // A number may have been given to another process since it was listed: hold them, then look again.
         for some in pids.chunks(64) {
@@ -133,6 +169,11 @@ impl Cgroup {
         }
         pids.len()
     }
+}
+
+/// Whether this system has cgroup v2 alone.
+fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
 /// Where systemd puts `scope` of `slice`: `a-b.slice` lives in `a.slice`.
@@ -167,12 +208,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let theirs = "9:name=systemd:/b/x\n6:freezer:/b/x\n4:memory:/b/x\n0::/\n";
         let found = Cgroup::from_lines(theirs, "6:freezer:/\n4:memory:/session\n", root.path());
-        assert_eq!(found.processes, Some(root.path().join("freezer/b/x")));
-        assert_eq!(found.kills, Some(root.path().join("memory/b/x/memory.oom_control")));
+        assert_eq!(found.processes(), Some(root.path().join("freezer/b/x").as_path()));
+        assert_eq!(found.dir("memory"), Some(root.path().join("memory/b/x").as_path()));
+        assert_eq!((found.dir("pids"), found.is_v2()), (None, false));
         std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
         let found = Cgroup::from_lines("0::/b/x\n", "0::/system.slice/bayplan.service\n", root.path());
-        assert_eq!(found.processes, Some(root.path().join("b/x")));
-        assert_eq!(found.kills, Some(root.path().join("b/x/memory.events")));
+        assert_eq!(found.processes(), Some(root.path().join("b/x").as_path()));
+        assert_eq!((found.dir("memory"), found.is_v2()), (found.processes(), true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `delete`: what a dead shim left behind is ended and removed. Every step may have been done already.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,13 +10,13 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::args::Args;
 use super::boot::{self, BootError, on};
 use super::cgroup::Cgroup;
 use super::protocol::{Exit, TaskPhase};
-use super::runc::{LOG, Runtime};
+use super::runc::{EXECUTION, LOG, Runtime};
 use super::{mounts, record};
 
 /// A shim that was just told to end may still be at it.
@@ -113,29 +114,37 @@ fn has_hooks(bundle: &Path) -> bool {
 /// They are known by the log file in their arguments, which only this bundle's have.
 fn end_executions(bundle: &Path) {
     let until = Instant::now() + KILL_PATIENCE;
-    let log = bundle.join(LOG);
+    let (log, others) = (bundle.join(LOG), bundle.join(EXECUTION));
     let marked = |pid: &Pid| {
         let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).any(|argument| argument == log.as_os_str().as_bytes())
+        let ours = |argument: &[u8]| {
+            argument == log.as_os_str().as_bytes() || argument.starts_with(others.as_os_str().as_bytes())
+        };
+        arguments.split(|byte| *byte == 0).any(ours)
     };
-    let mut left: Vec<Pid> = std::fs::read_dir("/proc")
+    // Held before it is looked at, so that it is still the one that was looked at when it is signalled.
+    let held = |pid: Pid| {
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        marked(&pid).then_some((pid, fd))
+    };
+    let mut left: Vec<(Pid, OwnedFd)> = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
         .filter(marked)
+        .filter_map(held)
         .collect();
     while !left.is_empty() && Instant::now() < until {
-        for &pid in &left {
+        for (pid, fd) in &left {
             // The shim made it the leader of a group; what it started is in there.
-            let _ = if getpgid(Some(pid)) == Ok(pid) {
-                kill_process_group(pid, Signal::KILL)
-            } else {
-                kill_process(pid, Signal::KILL)
-            };
+            if getpgid(Some(*pid)) == Ok(*pid) {
+                let _ = kill_process_group(*pid, Signal::KILL);
+            }
+            let _ = pidfd_send_signal(fd, Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(1));
-        left.retain(marked);
+        left.retain(|(pid, _)| marked(pid));
     }
 }
 
@@ -152,9 +161,8 @@ pub fn wipe(runtime: &Runtime, id: &str, bundle: &Path) {
 /// Ends what is in the groups and waits until they are empty.
 fn kill(groups: &[PathBuf], patience: Duration) {
     let until = Instant::now() + patience;
-    groups.iter().for_each(|dir| Cgroup::at(dir.clone()).thaw());
     loop {
-        let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).signal_all(Signal::KILL)).sum();
+        let left: usize = groups.iter().map(|dir| Cgroup::at(dir.clone()).kill()).sum();
         if left == 0 || Instant::now() >= until {
             return;
         }

@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::api::{CreateTaskResponse, StartResponse};
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, WaitStatus, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::cgroup::Cgroup;
+use super::job::Job;
 use super::log::CriLog;
 use super::note::note;
 use super::protocol::{Exit, TaskPhase};
+use super::reply::{encode, exit_code, precondition, signal};
 use super::restart::{History, Verdict, Why, after_exit};
-use super::runc::{Streams, Verb, created_pid, failure};
-use super::said::Said;
+use super::runc::{Execution, Verb, is_child, named_pid};
 use super::server::Context;
 use super::start::FifoStart;
-use super::task::{Cut, Job, Task, encode, signal};
+use super::stdio::Ends;
+use super::task::Task;
 use super::wire::{Answer, Refusal};
 use super::{cleanup, mounts, oom, record};
 
@@ -37,24 +39,15 @@ impl Task {
             let dir = supervision.log_dir.as_ref()?;
             Some(CriLog::open(dir, self.state.attempt, supervision.log_max_size, supervision.log_max_files))
         });
-        let streams = self.stdio.attempt(log, &mut cx.poll)?;
-        self.execute(Verb::Create, streams, cx)?;
+        let ends = self.stdio.attempt(log, &mut cx.poll)?;
+        self.execute(Verb::Create, ends, cx)?;
         self.dirty = true;
         Ok(())
     }
 
-    fn execute(&mut self, verb: Verb, mut streams: Streams, cx: &mut Context) -> Result<(), String> {
-        let mut said = Said::default();
-        // The container has the streams of its `create`; the other executions talk to the shim alone.
-        if verb != Verb::Create
-            && let Some((ours, theirs)) = Said::pipe(&mut cx.poll)
-        {
-            said = ours;
-            streams[2] = Some(theirs);
-        }
-        let pid = self.runtime.spawn(verb, &self.bundle, &self.id, streams)?;
-        let deadline = cx.now + self.patience();
-        self.job = Some(Job { pid, verb, deadline, cut: Cut::Patience, killed: false, said });
+    fn execute(&mut self, verb: Verb, ends: Ends, cx: &mut Context) -> Result<(), String> {
+        let execution = Execution { verb, bundle: &self.bundle, id: &self.id, ends };
+        self.job = Some(Job::begin(&self.runtime, execution, self.patience(), cx.now, &mut cx.poll)?);
         if self.stop.is_some() || self.delete.is_some() || self.abandoned.is_some() {
             self.hurry(CLEANING, cx);
         }
@@ -64,13 +57,9 @@ impl Task {
     /// The end of the container is wanted: an execution under way is not waited for much longer, `patience` where it
     /// makes or starts the container.
     pub(super) fn hurry(&mut self, patience: Duration, cx: &mut Context) {
-        if let Some(job) = self.job.as_mut().filter(|job| !job.killed) {
+        if let Some(job) = &mut self.job {
             let making = matches!(job.verb, Verb::Create | Verb::Start);
-            let until = cx.now + if making { patience } else { patience.max(CLEANING) };
-            if until < job.deadline {
-                job.deadline = until;
-                job.cut = Cut::Unwanted;
-            }
+            job.hurry(cx.now + if making { patience } else { patience.max(CLEANING) });
         }
         if let Some(fifo) = &mut self.fifo {
             fifo.deadline = fifo.deadline.min(cx.now + patience);
@@ -83,7 +72,7 @@ impl Task {
     }
 
     /// How long an execution may take.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         let wanted = self.supervision.as_ref().and_then(|supervision| supervision.runtime_timeout_ms);
         wanted.map_or(PATIENCE, Duration::from_millis)
     }
@@ -92,7 +81,7 @@ impl Task {
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
-            && let Err(message) = self.execute(Verb::Start, Streams::default(), cx)
+            && let Err(message) = self.execute(Verb::Start, Ends::default(), cx)
         {
             self.start_failed(message, cx);
         }
@@ -109,7 +98,11 @@ impl Task {
             if self.fifo.is_some() {
                 self.fifo_event(cx);
             }
-        } else {
+        } else if self.is_creating() && named_pid(&self.bundle, Verb::Create) == Some(pid) {
+            // The container's first process may end before its `create` was reaped.
+            self.early = Some((status, Timestamp::now()));
+            return true;
+        } else if !self.reaped_beside(pid, status, cx) {
             return false;
         }
         self.advance(cx);
@@ -122,7 +115,7 @@ impl Task {
             self.fifo_event(cx);
         } else if let Some(job) = self.job.as_mut().filter(|job| job.said.owns(token)) {
             job.said.read(&mut cx.poll);
-        } else if !self.stdio.event(token, &mut cx.poll) {
+        } else if !self.stdio.event(token, &mut cx.poll) && !self.event_beside(token, cx) {
             return false;
         }
         self.advance(cx);
@@ -160,24 +153,14 @@ impl Task {
                 std::mem::take(&mut job.said)
             }
         };
-        let why = || {
-            if !job.killed {
-                return failure(&self.bundle, job.verb, &self.id, status, &said);
-            }
-            let what = format!("runtime {} of container {}", job.verb.name(), self.id);
-            let cut = match job.cut {
-                Cut::Patience => format!("took longer than {:?} and was ended", self.patience()),
-                Cut::Unwanted => "was ended, because the end of the container was asked for".to_owned(),
-            };
-            let words = said.text().map(|text| format!("; it said: {text}")).unwrap_or_default();
-            format!("{what}: {cut}{words}")
-        };
+        let why = || job.why(&self.bundle, &self.id, status, &said);
         match job.verb {
-            Verb::Create => match created_pid(&self.bundle).filter(|_| ok) {
+            Verb::Create => match named_pid(&self.bundle, Verb::Create).filter(|pid| ok && self.owns(*pid)) {
                 Some(pid) => self.created(pid, cx),
                 None => {
-                    let message =
-                        if ok { format!("runtime create of container {} named no process", self.id) } else { why() };
+                    let nobody = || format!("runtime create of container {} named no process of its own", self.id);
+                    let message = if ok { nobody() } else { why() };
+                    self.early = None;
                     self.stubborn = true;
                     self.half_made = job.killed;
                     self.create_failed(message, cx);
@@ -202,7 +185,13 @@ impl Task {
                 self.dirty = false;
                 self.stubborn = false;
             }
+            Verb::Exec(_) | Verb::Update(_) => {}
         }
+    }
+
+    /// Whether the process that the runtime named is the shim's child, or was until just now.
+    fn owns(&self, pid: Pid) -> bool {
+        self.early.is_some() || is_child(pid)
     }
 
     fn created(&mut self, pid: Pid, cx: &mut Context) {
@@ -211,7 +200,6 @@ impl Task {
         self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
         self.state.pid = Some(self.last_pid);
         self.cgroup = Cgroup::of(pid);
-        self.early = cx.take_stray(pid);
         match self.asker.take() {
             Some(reply) => {
                 self.state.phase = TaskPhase::Created;
@@ -311,7 +299,11 @@ impl Task {
         let oom_killed = signal == Some(Signal::KILL.as_raw()) && for_memory();
         self.init = None;
         self.stdio.drain(&mut cx.poll);
-        let code = signal.map_or_else(|| status.exit_status().unwrap_or(255), |signal| 128 + signal).unsigned_abs();
+        let code = exit_code(status);
+        // What is being added would be added to nothing.
+        self.execs.iter_mut().for_each(|exec| exec.hurry(cx));
+        self.forget_freezing(cx);
+        self.state.paused = false;
         self.state.exit = Some(Exit { code, signal, oom_killed, at });
         self.state.pid = None;
         let verdict = if ran { self.judge(code, cx) } else { Err(Why::Policy) };
@@ -338,6 +330,7 @@ impl Task {
 
     /// Takes the next step that all wishes together ask for, if one can be taken now.
     pub fn advance(&mut self, cx: &mut Context) {
+        self.execs.retain_mut(|exec| !exec.is_gone(cx));
         if self.gone || self.job.is_some() || self.fifo.is_some() {
             return;
         }
@@ -352,7 +345,7 @@ impl Task {
             if cx.now < next {
                 return;
             }
-            let left = self.cgroup.signal_all(Signal::KILL);
+            let left = self.cgroup.kill() + self.execs.iter().filter(|exec| exec.is_executing()).count();
             if left > 0 && cx.now < until {
                 self.remains = Some((cx.now + REMAINS_EVERY, until));
                 return;
@@ -375,7 +368,7 @@ impl Task {
         }
         if self.dirty && ours {
             let verb = if self.stubborn { Verb::DeleteForce } else { Verb::Delete };
-            match self.execute(verb, Streams::default(), cx) {
+            match self.execute(verb, Ends::default(), cx) {
                 Ok(()) => return,
                 Err(message) => {
                     note(message);
@@ -411,7 +404,7 @@ impl Task {
     }
 
     /// Brings a living process to its end, if that is wanted.
-    fn press(&mut self, init: Pid, cx: &Context) {
+    fn press(&mut self, init: Pid, cx: &mut Context) {
         let ending = self.stop.is_some() || self.delete.is_some() || self.abandoned.is_some();
         if !ending {
             return;
@@ -426,13 +419,13 @@ impl Task {
             if let Ok(signal) = signal(stop.signal.unsigned_abs()) {
                 let _ = kill_process(init, signal);
             }
+            self.thaw(cx);
         } else if stop.deadline.is_none_or(|deadline| cx.now >= deadline) {
             // Once is not enough for a group that forks meanwhile.
             stop.deadline = Some(cx.now + Duration::from_millis(100));
             stop.grace = Duration::ZERO;
-            self.cgroup.thaw();
             let _ = kill_process(init, Signal::KILL);
-            self.cgroup.signal_all(Signal::KILL);
+            self.cgroup.kill();
         }
     }
 
@@ -455,6 +448,11 @@ impl Task {
 
     fn leave(&mut self, cx: &mut Context) {
         self.gone = true;
+        self.execs.drain(..).for_each(|mut exec| exec.leave(cx));
+        for (job, reply) in self.updates.drain(..) {
+            job.verb.forget(&self.bundle);
+            cx.answer(reply, Err(precondition(format!("task {} was deleted", self.id))));
+        }
         let gone = || Err(Refusal::new(Code::NOT_FOUND, format!("task {} was deleted", self.id)));
         for reply in std::mem::take(&mut self.waiters) {
             cx.answer(reply, encode(&self.wait_response()));
@@ -486,19 +484,15 @@ impl Task {
         let remains = self.remains.map(|(next, _)| next).filter(|_| idle);
         let delete = self.delete.as_ref().map(|deletion| deletion.deadline).filter(|_| idle && remains.is_none());
         let next = self.next_start.filter(|_| idle && remains.is_none());
-        [job, fifo, stop, remains, delete, next].into_iter().flatten().min()
+        [job, fifo, stop, remains, delete, next, self.deadline_beside()].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, cx: &mut Context) {
-        if let Some(job) = &mut self.job
-            && cx.now >= job.deadline
-        {
-            job.killed = true;
-            job.deadline = cx.now + PATIENCE;
-            // With what it started itself: an execution is a process group. Not waited for yet, so the number is its own.
-            let _ = kill_process_group(job.pid, Signal::KILL);
+        if let Some(job) = &mut self.job {
+            job.tick(cx.now);
         }
+        self.tick_beside(cx);
         if self.fifo.as_ref().is_some_and(|fifo| cx.now >= fifo.deadline) {
             self.fifo = None;
             let message = match self.stop {

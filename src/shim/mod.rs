@@ -8,12 +8,18 @@
 //! runtime (`runc`, `start`), log files (`log`), state files (`record`). A task is in `task` (requests) and `lifecycle` (what moves
 //! it on); what its restart policy says is `restart`, which is pure.
 
+mod api;
 mod args;
+mod beside;
 mod boot;
 mod cgroup;
 mod cleanup;
 mod conn;
+mod console;
+mod exec;
+mod freeze;
 mod input;
+mod job;
 mod lifecycle;
 mod log;
 mod mounts;
@@ -22,6 +28,7 @@ mod oom;
 mod poll;
 pub mod protocol;
 mod record;
+mod reply;
 mod restart;
 mod runc;
 mod said;
@@ -29,6 +36,7 @@ mod server;
 mod sink;
 mod spawn;
 mod start;
+mod stats;
 mod stdio;
 mod task;
 mod wire;

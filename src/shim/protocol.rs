@@ -62,6 +62,9 @@ pub struct Supervision {
     /// Milliseconds that it then has; `None` is ten seconds.
     #[serde(default)]
     pub grace_ms: Option<u64>,
+    /// Standard input is there, and stays open for whoever attaches, whether or not somebody writes to it now.
+    #[serde(default)]
+    pub stdin: bool,
 }
 
 /// The restart policy, as the shim carries it out.
@@ -148,6 +151,9 @@ pub struct TaskState {
     /// its shim does not start it again.
     #[serde(default)]
     pub stop_requested: bool,
+    /// Its processes are frozen; the phase stays `Running`, as shims and engines before this field know it.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Asks for the first state after this one.

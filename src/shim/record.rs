@@ -76,6 +76,15 @@ pub fn load_runtime(bundle: &Path) -> Option<Runtime> {
     serde_json::from_slice(&std::fs::read(bundle.join(RUNTIME_FILE)).ok()?).ok()
 }
 
+/// Writes a file that may hold secrets: an environment.
+pub fn write_private(path: &Path, text: &[u8]) -> Result<(), RecordError> {
+    let write = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text)
+    };
+    write().map_err(|source| RecordError::Io { path: path.display().to_string(), source })
+}
+
 /// Replaces the state. `durable`: it survives a power failure once this returns, where the file system can do that.
 pub fn save(bundle: &Path, state: &TaskState, durable: bool) -> Result<(), RecordError> {
     let path = bundle.join(STATE_FILE);

@@ -8,15 +8,16 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus, waitid};
 
 use super::said::Said;
 use super::spawn::spawn;
+use super::stdio::Ends;
 
 /// File in the bundle that the runtime logs to, in JSON lines.
 pub const LOG: &str = "runc.log";
-/// File in the bundle with the process id of the container's first process.
-const PID_FILE: &str = "init.pid";
+/// What the names of an exec's and an update's files begin with, in the bundle.
+pub const EXECUTION: &str = "execution-";
 /// Bytes of the end of the log that are looked at.
 const TAIL: u64 = 64 << 10;
 
@@ -31,6 +32,10 @@ pub enum Verb {
     Delete,
     /// `delete --force`, for what a killed or failed execution left.
     DeleteForce,
+    /// `exec --detach`: one more process. The number tells the files of the task's executions from each other.
+    Exec(u32),
+    /// `update`, with the limits on its standard input.
+    Update(u32),
 }
 
 impl Verb {
@@ -40,6 +45,33 @@ impl Verb {
             Verb::Create => "create",
             Verb::Start => "start",
             Verb::Delete | Verb::DeleteForce => "delete",
+            Verb::Exec(_) => "exec",
+            Verb::Update(_) => "update",
+        }
+    }
+
+    /// What the runtime logs to. Executions about the container itself follow one another and share one.
+    fn log(self, bundle: &Path) -> PathBuf {
+        self.own_file(bundle, "log").unwrap_or_else(|| bundle.join(LOG))
+    }
+
+    /// Where the runtime names the process that it made.
+    fn pid_file(self, bundle: &Path) -> PathBuf {
+        self.own_file(bundle, "pid").unwrap_or_else(|| bundle.join("init.pid"))
+    }
+
+    /// The file with the ending that this exec or update alone has.
+    pub fn own_file(self, bundle: &Path, ending: &str) -> Option<PathBuf> {
+        match self {
+            Verb::Exec(number) | Verb::Update(number) => Some(bundle.join(format!("{EXECUTION}{number}.{ending}"))),
+            _ => None,
+        }
+    }
+
+    /// Removes the files of an exec or update that is over and whose words were read.
+    pub fn forget(self, bundle: &Path) {
+        for file in ["log", "pid", "json"].iter().filter_map(|ending| self.own_file(bundle, ending)) {
+            let _ = fs::remove_file(file);
         }
     }
 }
@@ -58,12 +90,25 @@ pub struct Runtime {
 /// The container's ends of its standard streams; `None` is nowhere.
 pub type Streams = [Option<OwnedFd>; 3];
 
+/// One call of the runtime.
+pub struct Execution<'a> {
+    /// What it does.
+    pub verb: Verb,
+    /// The container's bundle.
+    pub bundle: &'a Path,
+    /// The container.
+    pub id: &'a str,
+    /// Its standard streams, which those of `create` and `exec` hand on to the container, or where its terminal goes.
+    pub ends: Ends,
+}
+
 impl Runtime {
-    /// Starts an execution about container `id`; `create` passes `streams` on to the container.
-    pub fn spawn(&self, verb: Verb, bundle: &Path, id: &str, streams: Streams) -> Result<Pid, String> {
-        let log = bundle.join(LOG);
+    /// Starts an execution.
+    pub fn spawn(&self, execution: Execution) -> Result<Pid, String> {
+        let Execution { verb, bundle, id, ends } = execution;
+        let (log, pid_file) = (verb.log(bundle), verb.pid_file(bundle));
+        let process = verb.own_file(bundle, "json").unwrap_or_default();
         let _ = fs::remove_file(&log);
-        let pid_file = bundle.join(PID_FILE);
         let mut arguments: Vec<&OsStr> = vec![self.binary.as_os_str(), OsStr::new("--root"), self.root.as_os_str()];
         arguments.extend([OsStr::new("--log"), log.as_os_str(), OsStr::new("--log-format"), OsStr::new("json")]);
         if self.systemd {
@@ -72,15 +117,24 @@ impl Runtime {
         arguments.push(OsStr::new(verb.name()));
         match verb {
             Verb::Create => {
-                let _ = fs::remove_file(&pid_file);
                 arguments.extend([OsStr::new("--bundle"), bundle.as_os_str()]);
-                arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
             }
+            Verb::Exec(_) => {
+                arguments.extend([OsStr::new("--detach"), OsStr::new("--process"), process.as_os_str()]);
+            }
+            Verb::Update(_) => arguments.extend([OsStr::new("--resources"), OsStr::new("-")]),
             Verb::DeleteForce => arguments.push(OsStr::new("--force")),
             Verb::Start | Verb::Delete => {}
         }
+        if let Verb::Create | Verb::Exec(_) = verb {
+            let _ = fs::remove_file(&pid_file);
+            arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
+            if let Some(console) = &ends.console {
+                arguments.extend([OsStr::new("--console-socket"), console.as_os_str()]);
+            }
+        }
         arguments.push(OsStr::new(id));
-        spawn(&arguments, streams).map_err(|error| match error.kind() {
+        spawn(&arguments, ends.streams).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!(
                 "the OCI runtime {} is not installed; install the package runc or name another runtime in the configuration",
                 self.binary.display()
@@ -95,14 +149,22 @@ impl Runtime {
     }
 }
 
-/// The container's first process, as `create` noted it.
-pub fn created_pid(bundle: &Path) -> Option<Pid> {
-    Pid::from_raw(fs::read_to_string(bundle.join(PID_FILE)).ok()?.trim().parse().ok()?)
+/// The process that a `create` or `exec` has made, as it noted it: before it ends, and so before that process can
+/// become the shim's child.
+pub fn named_pid(bundle: &Path, verb: Verb) -> Option<Pid> {
+    Pid::from_raw(fs::read_to_string(verb.pid_file(bundle)).ok()?.trim().parse().ok()?)
+}
+
+/// Whether a process is the shim's child, ended or not. A runtime that names another one has to be wrong, and its
+/// number must not be signalled.
+pub fn is_child(pid: Pid) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), look).is_ok()
 }
 
 /// Why an execution failed: the last error of its log, else how it ended and what it `said` on standard error.
 pub fn failure(bundle: &Path, verb: Verb, id: &str, status: WaitStatus, said: &Said) -> String {
-    let why = last_error(&tail(&bundle.join(LOG))).unwrap_or_else(|| {
+    let why = last_error(&tail(&verb.log(bundle))).unwrap_or_else(|| {
         let ended = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("it exited with status {code}"),
             (None, signal) => format!("it was ended by signal {}", signal.unwrap_or_default()),
@@ -158,7 +220,8 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_package() {
         let runtime = Runtime { binary: "/nonexistent/runc".into(), root: "/tmp".into(), systemd: false };
-        let error = runtime.spawn(Verb::Start, Path::new("/nonexistent"), "x", Streams::default()).unwrap_err();
+        let (verb, bundle, ends) = (Verb::Start, Path::new("/nonexistent"), Ends::default());
+        let error = runtime.spawn(Execution { verb, bundle, id: "x", ends }).unwrap_err();
         assert!(error.contains("/nonexistent/runc") && error.contains("package runc"), "{error}");
     }
 }

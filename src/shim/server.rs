@@ -5,23 +5,19 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest, KillRequest, PidsRequest,
-    ShutdownRequest, StartRequest, StateRequest, WaitRequest,
-};
-use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::{Code, Request};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::epoll::EventFlags;
 use rustix::net::SocketFlags;
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::WaitOptions;
 
+use super::api;
 use super::conn::{Connection, Heard};
 use super::note::note;
 use super::poll::Poll;
 use super::protocol::{RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
-use super::task::{Task, encode};
+use super::task::Task;
 use super::wire::{Answer, Refusal};
 
 /// Clients at a time; one more takes the place of the one that was silent longest.
@@ -30,8 +26,6 @@ const MAX_CONNECTIONS: usize = 64;
 const LONELY: Duration = Duration::from_secs(300);
 /// Quiet time after which memory is given back.
 const QUIET: Duration = Duration::from_secs(1);
-/// Exits kept of processes that may turn out to be a container's.
-const MAX_STRAYS: usize = 128;
 
 /// Whom an answer goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,21 +42,15 @@ pub struct Context {
     pub poll: Poll,
     /// The time of this turn of the loop.
     pub now: Instant,
+    /// The host wants the shim to go.
+    pub ending: bool,
     outbox: Vec<(ReplyTo, Answer)>,
-    strays: Vec<(Pid, WaitStatus)>,
 }
 
 impl Context {
     /// Sends an answer at the end of this turn.
     pub fn answer(&mut self, to: ReplyTo, answer: Answer) {
         self.outbox.push((to, answer));
-    }
-
-    /// The exit of a process that nobody knew when it was reaped: a container's first process may end before the
-    /// runtime has told its number.
-    pub fn take_stray(&mut self, pid: Pid) -> Option<(WaitStatus, jiff::Timestamp)> {
-        let at = self.strays.iter().position(|(stray, _)| *stray == pid)?;
-        Some((self.strays.swap_remove(at).1, jiff::Timestamp::now()))
     }
 }
 
@@ -76,7 +64,6 @@ pub struct Server {
     signals_token: u64,
     connections: Vec<Connection>,
     tasks: Vec<Task>,
-    ending: bool,
     going_down: bool,
 }
 
@@ -103,7 +90,7 @@ impl Server {
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let signals_token = poll.add(&signals, EventFlags::IN)?;
         let listener_token = poll.add(&listener, EventFlags::IN)?;
-        let cx = Context { poll, now: Instant::now(), outbox: Vec::new(), strays: Vec::new() };
+        let cx = Context { poll, now: Instant::now(), ending: false, outbox: Vec::new() };
         let (connections, tasks) = (Vec::new(), Vec::new());
         Ok(Self {
             cx,
@@ -114,7 +101,6 @@ impl Server {
             signals_token,
             connections,
             tasks,
-            ending: false,
             going_down: false,
         })
     }
@@ -124,7 +110,7 @@ impl Server {
         let mut events = Vec::with_capacity(32);
         let mut restless = true;
         let mut alone_since = None;
-        while !self.ending {
+        while !self.cx.ending {
             let alone = self.tasks.is_empty() && self.connections.is_empty();
             alone_since = if alone { alone_since.or(Some(self.cx.now)) } else { None };
             let lonely = alone_since.map(|since| since + LONELY);
@@ -147,14 +133,11 @@ impl Server {
             }
             self.deliver();
             self.tasks.retain(|task| !task.gone);
-            if !self.tasks.iter().any(Task::is_executing) {
-                self.cx.strays.clear();
-            }
             if !worked && restless {
                 self.cx.poll.shrink();
             }
             restless = worked;
-            self.ending |= self.going_down && self.tasks.iter().all(Task::is_down);
+            self.cx.ending |= self.going_down && self.tasks.iter().all(Task::is_down);
         }
         Ok(())
     }
@@ -184,17 +167,11 @@ impl Server {
         }
     }
 
-    /// Several exits may share one SIGCHLD, and orphans of the container come here too.
+    /// Several exits may share one SIGCHLD, and orphans of the container come here too, which nobody knows.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let cx = &mut self.cx;
-            let known = self.tasks.iter_mut().any(|task| task.reaped(pid, status, cx));
-            if !known && self.tasks.iter().any(Task::is_executing) {
-                if self.cx.strays.len() == MAX_STRAYS {
-                    self.cx.strays.remove(0);
-                }
-                self.cx.strays.push((pid, status));
-            }
+            self.tasks.iter_mut().any(|task| task.reaped(pid, status, cx));
         }
     }
 
@@ -256,92 +233,13 @@ impl Server {
 
     fn dispatch(&mut self, request: &Request, reply: ReplyTo) -> Result<(), Refusal> {
         match request.service.as_str() {
-            // The second generation and the third differ in their names only.
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
-                self.task_api(&request.method, &request.payload, reply)
+                let Self { tasks, namespace, cx, .. } = self;
+                api::call(tasks, namespace, &request.method, &request.payload, reply, cx)
             }
             SERVICE => self.supervisor(&request.method, &request.payload, reply),
             other => Err(Refusal::new(Code::UNIMPLEMENTED, format!("service {other:?} is not served by this shim"))),
         }
-    }
-
-    fn task_api(&mut self, method: &str, payload: &[u8], reply: ReplyTo) -> Result<(), Refusal> {
-        match method {
-            "Create" => {
-                let request: CreateTaskRequest = parse(payload)?;
-                if self.tasks.iter().any(|task| task.id == request.id) {
-                    return Err(Refusal::new(Code::ALREADY_EXISTS, format!("task {} already exists", request.id)));
-                }
-                let task = Task::create(request, &self.namespace, reply, &mut self.cx)?;
-                self.tasks.push(task);
-            }
-            "Start" => {
-                let request: StartRequest = parse(payload)?;
-                let task = process(&mut self.tasks, &request.id, &request.exec_id)?;
-                task.start(reply, &mut self.cx)?;
-                task.advance(&mut self.cx);
-            }
-            "Delete" => {
-                let request: DeleteRequest = parse(payload)?;
-                let task = process(&mut self.tasks, &request.id, &request.exec_id)?;
-                task.delete(reply, &mut self.cx)?;
-                task.advance(&mut self.cx);
-            }
-            "Wait" => {
-                let request: WaitRequest = parse(payload)?;
-                process(&mut self.tasks, &request.id, &request.exec_id)?.wait(reply, &mut self.cx);
-            }
-            "Kill" => {
-                let request: KillRequest = parse(payload)?;
-                let answer = process(&mut self.tasks, &request.id, &request.exec_id)?.kill(&request, &mut self.cx)?;
-                self.cx.answer(reply, Ok(answer));
-            }
-            "State" => {
-                let request: StateRequest = parse(payload)?;
-                let answer = process(&mut self.tasks, &request.id, &request.exec_id)?.report();
-                self.cx.answer(reply, answer);
-            }
-            "Pids" => {
-                let request: PidsRequest = parse(payload)?;
-                let answer = process(&mut self.tasks, &request.id, "")?.pids();
-                self.cx.answer(reply, answer);
-            }
-            "CloseIO" => {
-                let request: CloseIORequest = parse(payload)?;
-                let task = process(&mut self.tasks, &request.id, &request.exec_id)?;
-                if request.stdin {
-                    task.close_stdin(&mut self.cx);
-                }
-                self.cx.answer(reply, Ok(Vec::new()));
-            }
-            "Connect" => {
-                let request: ConnectRequest = parse(payload)?;
-                let task = self.tasks.iter().find(|task| task.id == request.id);
-                let answer = encode(&ConnectResponse {
-                    shim_pid: std::process::id(),
-                    task_pid: task.map_or(0, Task::pid),
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                    ..Default::default()
-                });
-                self.cx.answer(reply, answer);
-            }
-            "Shutdown" => {
-                let _: ShutdownRequest = parse(payload)?;
-                // As containerd's own shim does: with tasks left, the request is taken and nothing is ended.
-                self.ending = self.tasks.is_empty();
-                self.cx.answer(reply, Ok(Vec::new()));
-            }
-            "Pause" | "Resume" | "Checkpoint" | "Exec" | "ResizePty" | "Update" | "Stats" => {
-                return Err(Refusal::new(
-                    Code::UNIMPLEMENTED,
-                    format!("{method} is not supported by this version of the shim"),
-                ));
-            }
-            other => {
-                return Err(Refusal::new(Code::UNIMPLEMENTED, format!("method {other:?} is not known to this shim")));
-            }
-        }
-        Ok(())
     }
 
     fn supervisor(&mut self, method: &str, payload: &[u8], reply: ReplyTo) -> Result<(), Refusal> {
@@ -369,22 +267,7 @@ impl Server {
     }
 }
 
-fn parse<M: Message>(payload: &[u8]) -> Result<M, Refusal> {
-    M::parse_from_bytes(payload)
-        .map_err(|error| Refusal::new(Code::INVALID_ARGUMENT, format!("{} is not readable: {error}", M::NAME)))
-}
-
 fn from_json<'a, T: serde::Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(payload)
         .map_err(|error| Refusal::new(Code::INVALID_ARGUMENT, format!("the request is not readable: {error}")))
-}
-
-fn process<'a>(tasks: &'a mut [Task], id: &str, exec_id: &str) -> Result<&'a mut Task, Refusal> {
-    let task = tasks.iter_mut().find(|task| task.id == id);
-    let task = task.ok_or_else(|| Refusal::new(Code::NOT_FOUND, format!("task {id} does not exist in this shim")))?;
-    if exec_id.is_empty() {
-        Ok(task)
-    } else {
-        Err(Refusal::new(Code::NOT_FOUND, format!("process {exec_id} of task {id} does not exist")))
-    }
 }

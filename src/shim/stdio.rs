@@ -1,10 +1,11 @@
-//! A task's standard streams: pipes from the container to the log and to the host's FIFOs, and from the host's
-//! standard input to the container.
+//! A process's standard streams: from its pipes or its terminal to the log and to the host's FIFOs, and from the host's
+//! standard input to the process.
 //!
 //! Invariant: the container never waits for a reader that is not there. It does wait for one that is there and
 //! slow, with at most one pipe's worth kept here, so that a foreground `run` loses nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::event::epoll::EventFlags;
@@ -12,8 +13,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::console::{self, Console};
 use super::input::Input;
 use super::log::{Channel, CriLog};
+use super::note::note;
 use super::poll::Poll;
 use super::runc::Streams;
 use super::said::Said;
@@ -22,7 +25,7 @@ use super::sink::Sink;
 /// Most that is drained from a pipe at an exit before the exit is announced: more than any pipe holds.
 const DRAIN: usize = 2 << 20;
 
-/// The read end of a pipe whose write end a container has.
+/// The read end of a pipe whose write end a container has, or the master of its terminal.
 struct Source {
     fd: OwnedFd,
     /// `None` while reading is paused. (A registered pipe that hung up would wake the loop for ever.)
@@ -32,18 +35,51 @@ struct Source {
 /// What belongs to one attempt; it outlives the process while somebody holds its pipes.
 struct Attempt {
     log: Option<CriLog>,
+    /// A terminal that has not come yet; it will be the first source.
+    console: Option<Console>,
     sources: [Option<Source>; 2],
+}
+
+impl Attempt {
+    fn is_open(&self) -> bool {
+        self.console.is_some() || self.sources.iter().any(Option::is_some)
+    }
 }
 
 /// Where a host wants the streams; empty is nowhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Paths {
+pub struct Wanted {
     /// FIFO to read from.
     pub stdin: String,
     /// FIFO, or `file://` URI, to write to.
     pub stdout: String,
     /// FIFO, or `file://` URI, to write to.
     pub stderr: String,
+    /// The process gets a terminal in place of three streams; its output goes where `stdout` says.
+    pub terminal: bool,
+    /// Standard input stays open when its writer goes, and is there also with no FIFO: it ends by [`Streaming::close_stdin`].
+    pub hold_stdin: bool,
+}
+
+/// Whose streams they are.
+#[derive(Debug, Clone, Copy)]
+#[expect(dead_code, reason = "names are for the loggers that come next")]
+pub struct Whose<'a> {
+    /// The container's, or the execution's, name.
+    pub id: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// A directory that is the container's, for sockets.
+    pub bundle: &'a Path,
+}
+
+/// The process's ends for one attempt.
+#[derive(Default)]
+pub struct Ends {
+    /// What the runtime is given as its standard streams.
+    pub streams: Streams,
+    /// The process has a terminal: the runtime is told `--console-socket` and this path.
+    pub console: Option<PathBuf>,
 }
 
 /// See the module.
@@ -51,6 +87,10 @@ pub struct Streaming {
     attempts: Vec<Attempt>,
     sinks: [Option<Sink>; 2],
     input: Option<Input>,
+    terminal: bool,
+    /// Columns and rows that were asked for last.
+    size: Option<(u16, u16)>,
+    bundle: PathBuf,
     /// While the runtime makes a container, what comes on standard error is the runtime's.
     said: Option<Said>,
     /// No attempt follows: the sinks close when the last byte is through.
@@ -61,13 +101,25 @@ const CHANNELS: [Channel; 2] = [Channel::Out, Channel::Err];
 
 impl Streaming {
     /// Opens the host's ends.
-    pub fn open(paths: &Paths) -> Result<Self, String> {
-        let sinks = [Sink::open(&paths.stdout)?, Sink::open(&paths.stderr)?];
-        Ok(Self { attempts: Vec::new(), sinks, input: Input::open(&paths.stdin)?, said: None, last: false })
+    pub fn open(wanted: &Wanted, whose: Whose<'_>) -> Result<Self, String> {
+        let stderr = if wanted.terminal { "" } else { &wanted.stderr };
+        Ok(Self {
+            attempts: Vec::new(),
+            sinks: [Sink::open(&wanted.stdout)?, Sink::open(stderr)?],
+            input: Input::open(&wanted.stdin, wanted.terminal, wanted.hold_stdin)?,
+            terminal: wanted.terminal,
+            size: None,
+            bundle: whose.bundle.to_owned(),
+            said: None,
+            last: false,
+        })
     }
 
-    /// Makes the container's ends for one attempt. Without log and sinks, output goes nowhere without costing a pipe.
-    pub fn attempt(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Streams, String> {
+    /// Makes the process's ends for one attempt. Without log and sinks, output goes nowhere without costing a pipe.
+    pub fn attempt(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Ends, String> {
+        if self.terminal {
+            return self.attempt_with_terminal(log, poll);
+        }
         let fail = |error: Errno| format!("pipe for the container's output: {error}");
         let mut ends = [None, None];
         let mut sources = [None, None];
@@ -78,18 +130,84 @@ impl Streaming {
             }
             let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
             rustix::io::ioctl_fionbio(&ours, true).map_err(fail)?;
-            let paused = self.sinks[index].as_ref().is_some_and(Sink::is_full);
-            let token = if paused { None } else { Some(poll.add(&ours, EventFlags::IN).map_err(fail)?) };
-            sources[index] = Some(Source { fd: ours, token });
+            sources[index] = Some(self.source(ours, channel, poll).map_err(fail)?);
             ends[index] = Some(theirs);
         }
         if sources.iter().any(Option::is_some) {
-            self.attempts.push(Attempt { log, sources });
+            self.attempts.push(Attempt { log, console: None, sources });
         }
         self.said = Some(Said::default());
         let [stdout, stderr] = ends;
-        let stdin = self.input.as_mut().and_then(|input| input.connect(poll));
-        Ok([stdin, stdout, stderr])
+        let stdin = self.input.as_mut().and_then(|input| input.pipe(poll));
+        Ok(Ends { streams: [stdin, stdout, stderr], console: None })
+    }
+
+    /// The process will have its streams from the terminal; those of the runtime are the runtime's.
+    fn attempt_with_terminal(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Ends, String> {
+        let (console, path) = Console::listen(&self.bundle, poll)?;
+        self.attempts.push(Attempt { log, console: Some(console), sources: [None, None] });
+        let (said, stderr) = Said::pipe(poll).unzip();
+        self.said = said;
+        Ok(Ends { streams: [None, None, stderr], console: Some(path) })
+    }
+
+    fn source(&self, fd: OwnedFd, channel: Channel, poll: &mut Poll) -> rustix::io::Result<Source> {
+        let paused = self.sinks[channel as usize].as_ref().is_some_and(Sink::is_full);
+        let token = if paused { None } else { Some(poll.add(&fd, EventFlags::IN)?) };
+        Ok(Source { fd, token })
+    }
+
+    /// The terminal's socket has something.
+    fn console_event(&mut self, at: usize, poll: &mut Poll) {
+        let Some(console) = self.attempts.get_mut(at).and_then(|attempt| attempt.console.as_mut()) else { return };
+        let arrived = match console.advance(poll) {
+            Ok(None) => return,
+            Ok(Some(master)) => self.begin_terminal(at, master, poll),
+            Err(message) => Err(message),
+        };
+        self.attempts[at].console = None;
+        if let Err(message) = arrived {
+            note(message);
+        }
+    }
+
+    fn begin_terminal(&mut self, at: usize, master: OwnedFd, poll: &mut Poll) -> Result<(), String> {
+        let fail = |error: Errno| format!("the container's terminal: {error}");
+        if let Some(size) = self.size {
+            console::resize(&master, size).map_err(fail)?;
+        }
+        let copy = rustix::io::fcntl_dupfd_cloexec(&master, 0).map_err(fail)?;
+        self.attempts[at].sources[0] = Some(self.source(master, Channel::Out, poll).map_err(fail)?);
+        if let Some(input) = &mut self.input {
+            input.connect(copy, poll);
+        }
+        Ok(())
+    }
+
+    /// Gives the terminal, and those that follow it, a size in columns and rows; false if there is none.
+    pub fn resize(&mut self, width: u16, height: u16) -> rustix::io::Result<bool> {
+        if !self.terminal {
+            return Ok(false);
+        }
+        self.size = Some((width, height));
+        let current = self.attempts.last().and_then(|attempt| attempt.sources[0].as_ref());
+        current.map_or(Ok(()), |source| console::resize(&source.fd, (width, height)))?;
+        Ok(true)
+    }
+
+    /// The terminals go, and whoever still has one is told by SIGHUP.
+    fn hang_up(&mut self, poll: &mut Poll) {
+        for attempt in &mut self.attempts {
+            attempt.console = None;
+            if attempt.sources[0].take().is_some()
+                && let Some(log) = &mut attempt.log
+            {
+                log.finish(Channel::Out, Timestamp::now(), &mut poll.text);
+            }
+        }
+        if let Some(input) = &mut self.input {
+            input.disconnect(poll);
+        }
     }
 
     /// What was said on standard error since the attempt was made; from here on it is the container that speaks.
@@ -102,9 +220,17 @@ impl Streaming {
         if let Some(input) = &mut self.input
             && input.event(token, poll)
         {
-            if input.is_over() {
-                self.input = None;
-            }
+            self.end_input(poll);
+            return true;
+        }
+        if let Some(said) = self.said.as_mut().filter(|said| said.owns(token)) {
+            said.read(poll);
+            return true;
+        }
+        let waits = |attempt: &Attempt| attempt.console.as_ref().is_some_and(|console| console.owns(token));
+        if let Some(at) = self.attempts.iter().position(waits) {
+            self.console_event(at, poll);
+            self.tidy();
             return true;
         }
         for channel in CHANNELS {
@@ -136,7 +262,7 @@ impl Streaming {
                 if let Some(log) = &mut attempt.log {
                     log.write(channel, chunk, Timestamp::now(), text);
                 }
-                if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err) {
+                if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err && !self.terminal) {
                     said.add(chunk);
                 }
                 if let Some(sink) = &mut self.sinks[index] {
@@ -151,13 +277,18 @@ impl Streaming {
                 return Some(length);
             }
             Err(Errno::AGAIN) => return None,
-            // Nothing but the end can be made of any other error of a pipe.
+            // Nothing but the end can be made of any other error of a pipe. EIO is the end of a terminal: nobody has it open.
             Err(_) => {}
         }
         if let Some(log) = &mut attempt.log {
             log.finish(channel, Timestamp::now(), &mut poll.text);
         }
         attempt.sources[index] = None;
+        if self.terminal
+            && let Some(input) = &mut self.input
+        {
+            input.disconnect(poll);
+        }
         None
     }
 
@@ -185,7 +316,11 @@ impl Streaming {
 
     /// Takes what the pipes hold now, so that an exit is announced after the output that came before it. Never waits.
     pub fn drain(&mut self, poll: &mut Poll) {
+        if let Some(said) = &mut self.said {
+            said.read(poll);
+        }
         for at in 0..self.attempts.len() {
+            self.console_event(at, poll);
             for channel in CHANNELS {
                 let mut total = 0;
                 while total < DRAIN && !self.sinks[channel as usize].as_ref().is_some_and(Sink::is_full) {
@@ -197,10 +332,13 @@ impl Streaming {
         self.tidy();
     }
 
-    /// The process has gone; `last`: and no other follows it.
+    /// The process has gone, and with it its terminal; `last`: and no other follows it.
     pub fn ended(&mut self, last: bool, poll: &mut Poll) {
         if let Some(input) = &mut self.input {
             input.disconnect(poll);
+        }
+        if self.terminal {
+            self.hang_up(poll);
         }
         self.last = last;
         if last {
@@ -209,18 +347,28 @@ impl Streaming {
         self.tidy();
     }
 
-    /// Closes the container's standard input, once what was already given is through.
+    /// No more input: the process sees the end once what was already given is through and nobody can write any more. A
+    /// terminal is hung up then, as containerd has it.
     pub fn close_stdin(&mut self, poll: &mut Poll) {
         if let Some(input) = &mut self.input {
             input.finish(poll);
-            if input.is_over() {
-                self.input = None;
+            self.end_input(poll);
+        }
+    }
+
+    fn end_input(&mut self, poll: &mut Poll) {
+        if self.input.as_ref().is_some_and(Input::is_over) {
+            if self.terminal {
+                self.drain(poll);
+                self.hang_up(poll);
+                self.tidy();
             }
+            self.input = None;
         }
     }
 
     fn tidy(&mut self) {
-        self.attempts.retain(|attempt| attempt.sources.iter().any(Option::is_some));
+        self.attempts.retain(Attempt::is_open);
         if self.last && self.attempts.is_empty() {
             for sink in &mut self.sinks {
                 if sink.as_ref().is_some_and(|sink| !sink.is_full()) {

@@ -7,28 +7,32 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, Status, WaitResponse,
+    CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, StatsResponse, Status,
+    WaitResponse,
 };
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTime;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::oci::Options;
+use containerd_shim_protos::shim::oci::{Options, ProcessDetails};
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::cgroup::Cgroup;
+use super::exec::Exec;
+use super::freeze::Freezing;
+use super::job::Job;
 use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
+use super::reply::{encode, precondition, proto_time, resize, signal};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
-use super::said::Said;
 use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
-use super::stdio::{Paths, Streaming};
+use super::stdio::{Streaming, Wanted, Whose};
 use super::wire::{Answer, Refusal};
-use super::{args, mounts, record};
+use super::{args, mounts, record, stats};
 
 /// How long a `Delete` waits for output that its reader has not taken yet.
-const OUTPUT_GRACE: Duration = Duration::from_secs(2);
+pub(super) const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
 /// How long an execution that makes or starts a container may still take when the end of the container is wanted: ten
 /// times what a healthy one needs.
@@ -36,27 +40,6 @@ const HURRY: Duration = Duration::from_millis(500);
 
 /// How long a container has to end when the machine goes down, where nobody said.
 const DOWN_GRACE: Duration = Duration::from_secs(10);
-
-/// An execution of the runtime that has not ended.
-pub(super) struct Job {
-    pub pid: Pid,
-    pub verb: Verb,
-    pub deadline: Instant,
-    /// Why it was, or will be at its deadline, ended by us.
-    pub cut: Cut,
-    pub killed: bool,
-    /// What it says; of a `create`, [`Streaming`] keeps that.
-    pub said: Said,
-}
-
-/// Why an execution is not waited for any longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// It took too long.
-    Patience,
-    /// Somebody wants the end of the container.
-    Unwanted,
-}
 
 /// A wish to end.
 pub(super) struct Stop {
@@ -79,10 +62,11 @@ pub struct Task {
     pub id: String,
     /// Nothing of it is left; the server drops it.
     pub gone: bool,
+    pub(super) namespace: Box<str>,
     pub(super) bundle: PathBuf,
     pub(super) runtime: Runtime,
     pub(super) supervision: Option<Supervision>,
-    pub(super) paths: Paths,
+    pub(super) wanted: Wanted,
     pub(super) stdio: Streaming,
     pub(super) state: TaskState,
     pub(super) init: Option<Pid>,
@@ -112,39 +96,14 @@ pub struct Task {
     pub(super) abandoned: Option<(ReplyTo, Refusal)>,
     pub(super) waiters: Vec<ReplyTo>,
     pub(super) watchers: Vec<(ReplyTo, u64)>,
-}
-
-/// A message as an answer.
-pub fn encode(message: &impl Message) -> Answer {
-    message.write_to_bytes().map_err(|error| Refusal::new(Code::INTERNAL, format!("the answer: {error}")))
-}
-
-fn proto_time(at: Timestamp) -> MessageField<ProtoTime> {
-    let (seconds, nanos) = (at.as_second(), at.subsec_nanosecond());
-    MessageField::some(ProtoTime { seconds, nanos, ..Default::default() })
-}
-
-/// A signal by number, real-time ones included.
-pub fn signal(number: u32) -> Result<Signal, Refusal> {
-    let number = i32::try_from(number).unwrap_or(0);
-    let real_time = || {
-        let known = (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&number);
-        #[allow(
-            unsafe_code,
-            reason = "rustix keeps libc's own real-time signals out of reach; this one is between libc's limits"
-        )]
-        known.then(|| unsafe { Signal::from_raw_unchecked(number) })
-    };
-    Signal::from_named_raw(number).or_else(real_time).ok_or_else(|| {
-        Refusal::new(
-            Code::INVALID_ARGUMENT,
-            format!("signal {number} does not exist; use 1 to {}", nix::libc::SIGRTMAX()),
-        )
-    })
-}
-
-fn precondition(message: String) -> Refusal {
-    Refusal::new(Code::FAILED_PRECONDITION, message)
+    /// The processes that were added.
+    pub(super) execs: Vec<Exec>,
+    /// Changes of limits under way, and who asked for them.
+    pub(super) updates: Vec<(Job, ReplyTo)>,
+    /// Numbers execs and updates.
+    pub(super) executions: u32,
+    /// A pause or resumption that is not through.
+    pub(super) freezing: Option<Freezing>,
 }
 
 impl Task {
@@ -160,9 +119,9 @@ impl Task {
         if !args::valid_id(&id) {
             return Err(invalid(args::ArgsError::Id(id).to_string()));
         }
-        if request.terminal || !request.checkpoint.is_empty() {
-            let what = if request.terminal { "a terminal" } else { "restoring a checkpoint" };
-            return Err(Refusal::new(Code::UNIMPLEMENTED, format!("task {id}: {what} is not supported by this shim")));
+        if !request.checkpoint.is_empty() {
+            let message = format!("task {id}: restoring a checkpoint is not supported by this shim");
+            return Err(Refusal::new(Code::UNIMPLEMENTED, message));
         }
         let bundle = PathBuf::from(&request.bundle);
         if !bundle.is_absolute() {
@@ -199,8 +158,17 @@ impl Task {
             // Lowering it needs CAP_SYS_RESOURCE; without, the shim is as likely a victim as any.
             let _ = std::fs::write("/proc/self/oom_score_adj", adj.to_string());
         }
-        let paths = Paths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
-        let stdio = Streaming::open(&paths).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        // Without a writer's path, another host than ours means no input at all.
+        let hold_stdin = supervision.as_ref().map_or(!request.stdin.is_empty(), |supervision| supervision.stdin);
+        let wanted = Wanted {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            hold_stdin,
+        };
+        let whose = Whose { id: &id, namespace, bundle: &bundle };
+        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
@@ -220,13 +188,15 @@ impl Task {
                 next_start: None,
                 reason: None,
                 stop_requested: false,
+                paused: false,
             },
             id,
             gone: false,
+            namespace: namespace.into(),
             bundle,
             runtime,
             supervision,
-            paths,
+            wanted,
             stdio,
             init: None,
             last_pid: 0,
@@ -247,6 +217,10 @@ impl Task {
             abandoned: None,
             waiters: Vec::new(),
             watchers: Vec::new(),
+            execs: Vec::new(),
+            updates: Vec::new(),
+            executions: 0,
+            freezing: None,
         };
         if let Err(message) = task.launch(cx) {
             mounts::unmount_all(&rootfs);
@@ -281,6 +255,9 @@ impl Task {
             kill_process(init, signal).map_err(|error| {
                 Refusal::new(Code::INTERNAL, format!("task {}: signal {}: {error}", self.id, request.signal))
             })?;
+        }
+        if signal == Signal::KILL {
+            self.thaw(cx);
         }
         Ok(Vec::new())
     }
@@ -380,9 +357,15 @@ impl Task {
         self.stdio.close_stdin(&mut cx.poll);
     }
 
+    /// `ResizePty`.
+    pub fn resize(&mut self, width: u32, height: u32) -> Answer {
+        resize(&mut self.stdio, &format!("task {}", self.id), width, height)
+    }
+
     /// `State`.
     pub fn report(&self) -> Answer {
         let status = match (self.init, self.started) {
+            (Some(_), true) if self.is_paused() => Status::PAUSED,
             (Some(_), true) => Status::RUNNING,
             (Some(_), false) => Status::CREATED,
             (None, _) if self.is_creating() => Status::CREATED,
@@ -394,23 +377,48 @@ impl Task {
             bundle: self.bundle.display().to_string(),
             pid: self.last_pid,
             status: status.into(),
-            stdin: self.paths.stdin.clone(),
-            stdout: self.paths.stdout.clone(),
-            stderr: self.paths.stderr.clone(),
+            stdin: self.wanted.stdin.clone(),
+            stdout: self.wanted.stdout.clone(),
+            stderr: self.wanted.stderr.clone(),
+            terminal: self.wanted.terminal,
             exit_status: exit.map_or(0, |exit| exit.code),
             exited_at: exit.map_or_else(MessageField::none, |exit| proto_time(exit.at)),
             ..Default::default()
         })
     }
 
-    /// `Pids`.
+    /// `Pids`: with the names of those that were added.
     pub fn pids(&self) -> Answer {
         let mut pids = self.cgroup.pids();
         if pids.is_empty() {
             pids.extend(self.init);
         }
-        let info = |pid: Pid| ProcessInfo { pid: pid.as_raw_nonzero().get().unsigned_abs(), ..Default::default() };
+        let details = |pid: Pid| {
+            let exec = self.execs.iter().find(|exec| exec.pid() == Some(pid))?;
+            let value = ProcessDetails { exec_id: exec.id.clone(), ..Default::default() }.write_to_bytes().ok()?;
+            Some(Any { type_url: "containerd.runc.v1.ProcessDetails".to_owned(), value, ..Default::default() })
+        };
+        let info = |pid: Pid| ProcessInfo {
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            info: details(pid).into(),
+            ..Default::default()
+        };
         encode(&PidsResponse { processes: pids.into_iter().map(info).collect(), ..Default::default() })
+    }
+
+    /// `Stats`.
+    pub fn stats(&self) -> Answer {
+        if self.init.is_none() {
+            return Err(precondition(format!("task {} uses nothing: it is {}", self.id, self.describe())));
+        }
+        let internal = |message: String| Refusal::new(Code::INTERNAL, format!("task {}: {message}", self.id));
+        let stats = stats::of(&self.cgroup, self.init).map_err(internal)?;
+        encode(&StatsResponse { stats: MessageField::some(stats), ..Default::default() })
+    }
+
+    /// Its process, if it runs and its end is not known yet.
+    pub(super) fn is_running(&self) -> Option<Pid> {
+        self.init.filter(|_| self.started && self.early.is_none())
     }
 
     /// Process id of the container's process, or of the last one.
@@ -421,6 +429,7 @@ impl Task {
     /// The connection has gone: nobody is to be told over it.
     pub fn forget(&mut self, connection: u64) {
         self.waiters.retain(|reply| reply.connection != connection);
+        self.execs.iter_mut().for_each(|exec| exec.forget(connection));
         self.watchers.retain(|(reply, _)| reply.connection != connection);
     }
 
@@ -444,16 +453,17 @@ impl Task {
     }
 
     /// Where it is, in a word, for refusals.
-    fn describe(&self) -> &'static str {
+    pub(super) fn describe(&self) -> &'static str {
         match (self.init, self.started, &self.job) {
             _ if self.abandoned.is_some() || self.delete.is_some() => "being deleted",
             _ if self.stop.is_some() => "being stopped",
             (_, _, Some(job)) if job.verb == Verb::Create => "being created",
             (_, _, Some(job)) if job.verb == Verb::Start => "being started",
+            (Some(_), true, _) if self.is_paused() => "paused",
             (Some(_), true, _) => "running",
             (Some(_), false, _) => "created",
             _ if self.next_start.is_some() => "waiting to be started again",
-            _ => "at its end",
+            _ => "stopped",
         }
     }
 }

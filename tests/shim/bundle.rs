@@ -49,6 +49,7 @@ pub fn supervision(bundle: &Bundle) -> Supervision {
         runtime_timeout_ms: None,
         stop_signal: None,
         grace_ms: None,
+        stdin: false,
     }
 }
 
@@ -72,11 +73,12 @@ impl Bundle {
             fs::create_dir_all(image.join(sub)).unwrap();
         }
         fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
-        for name in ["sh", "sleep", "cat", "echo", "true", "yes", "head", "seq", "dd", "setsid"] {
+        for name in ["sh", "sleep", "cat", "echo", "true", "yes", "head", "seq", "dd", "setsid", "id"] {
             std::os::unix::fs::symlink("busybox", image.join("bin").join(name)).unwrap();
         }
         let id = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let group = format!("/bayplan-test-{}", std::process::id());
+        // One of its own: the end of another test must not take the parent away while runc makes a child.
+        let group = format!("/bayplan-test-{}", id.trim_start_matches('t'));
         let made = Command::new("runc").arg("spec").current_dir(&path).status().unwrap();
         assert!(made.success());
         let bundle = Self { dir, path, id, group };

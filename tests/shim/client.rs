@@ -1,16 +1,18 @@
 //! A blocking ttrpc client, one request at a time.
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use bayplan::shim::protocol::{self, StopRequest, TaskState, WatchRequest};
 use containerd_shim_protos::api::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, StartRequest, StateRequest,
-    StateResponse, WaitRequest, WaitResponse,
+    CloseIORequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest,
+    KillRequest, StartRequest, StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::proto::{Code, Request, Response};
 
 pub const TASK: &str = "containerd.task.v2.Task";
@@ -21,12 +23,35 @@ pub struct Client {
     pub stream: u32,
 }
 
+/// A process to add.
+pub struct Exec {
+    pub id: String,
+    pub name: String,
+    pub spec: serde_json::Value,
+    pub terminal: bool,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Exec {
+    pub fn new(id: &str, name: &str, args: &[&str]) -> Self {
+        let spec = serde_json::json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+        let none = String::new;
+        let (id, name) = (id.to_owned(), name.to_owned());
+        Self { id, name, spec, terminal: false, stdin: none(), stdout: none(), stderr: none() }
+    }
+}
+
 /// What the shim refuses with.
 pub type Refused = (Code, String);
 
 impl Client {
     pub fn connect(bundle: &Path) -> Self {
-        let socket = UnixStream::connect(bundle.join(protocol::SOCKET_FILE)).unwrap();
+        // By way of its descriptor: a bundle's path may be longer than a socket's.
+        let dir = std::fs::File::open(bundle).unwrap();
+        let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), protocol::SOCKET_FILE);
+        let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self { socket, stream: 1 }
     }
@@ -94,6 +119,63 @@ impl Client {
 
     pub fn delete(&mut self, id: &str) -> Result<DeleteResponse, Refused> {
         self.task("Delete", &DeleteRequest { id: id.into(), ..Default::default() })
+    }
+
+    pub fn exec(&mut self, exec: &Exec) -> Result<(), Refused> {
+        let spec = Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+            value: serde_json::to_vec(&exec.spec).unwrap(),
+            ..Default::default()
+        };
+        let request = ExecProcessRequest {
+            id: exec.id.clone(),
+            exec_id: exec.name.clone(),
+            terminal: exec.terminal,
+            stdin: exec.stdin.clone(),
+            stdout: exec.stdout.clone(),
+            stderr: exec.stderr.clone(),
+            spec: Some(spec).into(),
+            ..Default::default()
+        };
+        self.task::<Empty>("Exec", &request).map(drop)
+    }
+
+    pub fn send_exec_start(&mut self, id: &str, exec_id: &str) {
+        let request = StartRequest { id: id.into(), exec_id: exec_id.into(), ..Default::default() };
+        self.send(TASK, "Start", request.write_to_bytes().unwrap());
+    }
+
+    pub fn exec_start(&mut self, id: &str, exec_id: &str) -> Result<u32, Refused> {
+        self.send_exec_start(id, exec_id);
+        Ok(StartResponse::parse_from_bytes(&self.receive()?).unwrap().pid)
+    }
+
+    pub fn exec_state(&mut self, id: &str, exec_id: &str) -> Result<StateResponse, Refused> {
+        self.task("State", &StateRequest { id: id.into(), exec_id: exec_id.into(), ..Default::default() })
+    }
+
+    pub fn send_exec_wait(&mut self, id: &str, exec_id: &str) {
+        let request = WaitRequest { id: id.into(), exec_id: exec_id.into(), ..Default::default() };
+        self.send(TASK, "Wait", request.write_to_bytes().unwrap());
+    }
+
+    pub fn exec_wait(&mut self, id: &str, exec_id: &str) -> Result<WaitResponse, Refused> {
+        self.send_exec_wait(id, exec_id);
+        Ok(WaitResponse::parse_from_bytes(&self.receive()?).unwrap())
+    }
+
+    pub fn exec_kill(&mut self, id: &str, exec_id: &str, signal: u32) -> Result<(), Refused> {
+        let request = KillRequest { id: id.into(), exec_id: exec_id.into(), signal, ..Default::default() };
+        self.task::<Empty>("Kill", &request).map(drop)
+    }
+
+    pub fn exec_delete(&mut self, id: &str, exec_id: &str) -> Result<DeleteResponse, Refused> {
+        self.task("Delete", &DeleteRequest { id: id.into(), exec_id: exec_id.into(), ..Default::default() })
+    }
+
+    pub fn exec_close_stdin(&mut self, id: &str, exec_id: &str) -> Result<(), Refused> {
+        let request = CloseIORequest { id: id.into(), exec_id: exec_id.into(), stdin: true, ..Default::default() };
+        self.task::<Empty>("CloseIO", &request).map(drop)
     }
 
     pub fn shutdown(&mut self) {

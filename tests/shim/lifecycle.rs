@@ -234,9 +234,9 @@ fn both_generations_of_the_task_service_are_answered_and_what_is_missing_is_said
     let mut client = bundle.shim();
     for service in [TASK, "containerd.task.v3.Task"] {
         assert!(client.call(service, "Connect", Vec::new()).is_ok());
-        let (code, message) = client.call(service, "Pause", Vec::new()).unwrap_err();
+        let (code, message) = client.call(service, "Levitate", Vec::new()).unwrap_err();
         assert_eq!(code, Code::UNIMPLEMENTED);
-        assert!(message.contains("Pause"), "{message}");
+        assert!(message.contains("Levitate"), "{message}");
     }
     assert_eq!(client.call("x.Y", "Z", Vec::new()).unwrap_err().0, Code::UNIMPLEMENTED);
     assert_eq!(client.wait("nobody").unwrap_err().0, Code::NOT_FOUND);

@@ -5,7 +5,10 @@
 
 mod bundle;
 mod client;
+mod exec;
+mod freezer;
 mod hostile;
 mod lifecycle;
 mod output;
 mod supervision;
+mod terminal;

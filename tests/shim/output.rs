@@ -10,14 +10,14 @@ use crate::bundle::{Bundle, until};
 
 const NONBLOCK: i32 = 0o4000;
 
-fn fifo(bundle: &Bundle, name: &str) -> String {
+pub fn fifo(bundle: &Bundle, name: &str) -> String {
     let path = bundle.dir.path().join(name).display().to_string();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path
 }
 
 /// Opened without waiting for a writer, as a host does before it asks for the task.
-fn reader(path: &str) -> File {
+pub fn reader(path: &str) -> File {
     let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path).unwrap();
     rustix::io::ioctl_fionbio(&file, false).unwrap();
     file
