@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::api::{ProcessInfo, StatsRequest, TaskStats, TopRequest};
 use crate::engine::ContainerKey;
 use crate::error::{Class, Result};
-use crate::runtime::processes;
+use crate::runtime::procfs;
 use crate::shim::protocol::TaskPhase;
 
 use super::Node;
@@ -50,7 +50,7 @@ impl Node {
             let records = self.engine.memory().read();
             records.containers.get(id).and_then(|record| record.resource.container()).is_some_and(|c| c.host_network)
         };
-        let network = pid.filter(|_| !on_host).and_then(processes::network);
+        let network = pid.filter(|_| !on_host).and_then(procfs::network);
         Ok(TaskStats {
             namespace: id.0.clone(),
             name: id.1.clone(),

@@ -3,7 +3,7 @@
 use crate::error::{Class, Fault, Result};
 use crate::runtime::ShimClient;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::processes::{self, Process};
+use crate::runtime::procfs::{self, Process};
 use crate::shim::protocol::TaskPhase;
 
 use super::container::not_found;
@@ -22,7 +22,7 @@ impl Engine {
     pub async fn processes(&self, id: &ContainerKey) -> Result<Vec<Process>> {
         let mut pids = self.running_client(id)?.pids().await.map_err(Fault::from)?;
         pids.sort_unstable();
-        let looked = tokio::task::spawn_blocking(move || processes::look(&pids)).await;
+        let looked = tokio::task::spawn_blocking(move || procfs::look(&pids)).await;
         looked.map_err(|error| Fault::new(Class::Bug, format!("looking at processes: {error}")))
     }
 

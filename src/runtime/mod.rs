@@ -16,7 +16,7 @@ pub mod host;
 mod launch;
 pub mod metrics;
 mod mountinfo;
-pub mod processes;
+pub mod procfs;
 pub mod runc;
 pub mod spec;
 mod task;
