@@ -5,6 +5,7 @@
 mod apply;
 mod content;
 mod copy;
+mod interactive;
 mod item;
 mod manual;
 mod node;
@@ -19,6 +20,7 @@ mod upkeep;
 pub use apply::*;
 pub use content::*;
 pub use copy::*;
+pub use interactive::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;

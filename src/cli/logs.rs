@@ -155,12 +155,8 @@ mod tests {
 
     #[test]
     fn each_stream_has_its_own_long_lines() {
-        let line = |stream, text: &str, partial| LogLine {
-            time: Timestamp::UNIX_EPOCH,
-            stream,
-            text: text.into(),
-            partial,
-        };
+        let line =
+            |stream, text: &str, partial| LogLine { time: Timestamp::UNIX_EPOCH, stream, text: text.into(), partial };
         let mut open = Open::default();
         let mut text = |line| String::from_utf8(open.text(&line, true)).unwrap();
         let time = "1970-01-01T00:00:00.000000000Z ";

@@ -65,8 +65,11 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         if live {
             let text = table(&uses, context.global.all_namespaces);
             let (columns, rows) = context.ui.size();
-            let lines: Vec<String> =
-                text.lines().take(rows.saturating_sub(1).max(1)).map(|line| line.chars().take(columns).collect()).collect();
+            let lines: Vec<String> = text
+                .lines()
+                .take(rows.saturating_sub(1).max(1))
+                .map(|line| line.chars().take(columns).collect())
+                .collect();
             context.ui.draw(&lines);
         } else {
             show(&uses, args.no_stream, context)?;
@@ -184,7 +187,7 @@ pub async fn metrics(args: MetricsArgs, context: &mut Context) -> Result<u8> {
 async fn sample(node: &Client, namespace: String, name: String) -> Result<TaskStats> {
     let request = StatsRequest { namespace: Some(namespace), names: vec![name], all: true };
     let mut stats = node.stats(request).await?;
-    stats.pop().ok_or_else(|| {
-        crate::error::Fault::new(crate::error::Class::Runtime, "the node's answer holds no sample")
-    })
+    stats
+        .pop()
+        .ok_or_else(|| crate::error::Fault::new(crate::error::Class::Runtime, "the node's answer holds no sample"))
 }

@@ -60,7 +60,9 @@ impl Node {
         let copying = self.engine.in_root(&id, move |root, patience| {
             let mut incoming = Incoming::new(bytes, handle, patience);
             let unpacked = match crate::image::compression::reader(&mut incoming) {
-                Ok(reader) => copy::unpack(root, request.path.as_bytes(), BufReader::with_capacity(256 << 10, reader), options),
+                Ok(reader) => {
+                    copy::unpack(root, request.path.as_bytes(), BufReader::with_capacity(256 << 10, reader), options)
+                }
                 Err(error) => Err(CopyError::Stream(error)),
             };
             unpacked.map_err(|error| incoming.fault().unwrap_or_else(|| error.into_fault(Some(&object))))

@@ -8,7 +8,9 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, fstatfs, openat, readlinkat, seek, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, fstatfs, openat, readlinkat, seek, statat,
+};
 use rustix::io::Errno;
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
@@ -211,9 +213,8 @@ impl<W: Write> Packer<W> {
         for (offset, length) in pieces {
             let mut part = Part { file, offset: *offset, left: *length };
             loop {
-                let count = part.read(&mut buffer).map_err(|source| {
-                    CopyError::System { path: super::shown(name), source }
-                })?;
+                let count =
+                    part.read(&mut buffer).map_err(|source| CopyError::System { path: super::shown(name), source })?;
                 if count == 0 {
                     break;
                 }
@@ -273,7 +274,15 @@ fn level(directory: OwnedFd, name: Vec<u8>, device: u64) -> Result<Level, CopyEr
 fn is_the_kernels(directory: &OwnedFd) -> bool {
     // linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, bpf, securityfs, mqueue.
     const MAGIC: [u64; 10] = [
-        0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x1cd1, 0x6462_6720, 0x7472_6163, 0xcafe_4a11, 0x7363_6673,
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x1cd1,
+        0x6462_6720,
+        0x7472_6163,
+        0xcafe_4a11,
+        0x7363_6673,
         0x1980_0202,
     ];
     fstatfs(directory).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u64)))

@@ -170,7 +170,9 @@ fn no_name_and_no_link_of_a_stream_leads_out() {
     let top = outside.path().join("root");
     let aim = outside.path().to_str().unwrap();
     for follow in [true, false] {
-        for (link, name) in [("x", "../out"), ("x", "/a/../../out"), (aim, "l/out"), ("..", "l/out"), ("../..", "l/out")] {
+        for (link, name) in
+            [("x", "../out"), ("x", "/a/../../out"), (aim, "l/out"), ("..", "l/out"), ("../..", "l/out")]
+        {
             let _ = fs::remove_dir_all(&top);
             fs::create_dir_all(top.join("in")).unwrap();
             let options = Options { mode: Mode::Extract, follow, owners: false };

@@ -134,9 +134,8 @@ fn target(root: impl AsFd, path: &[u8], first: Option<&Entry>, options: Options)
         Place::Over => {
             // The link that stands there leads to a file: that is what is meant. Any other file is replaced.
             let (parent, name) = split(path);
-            let own = beneath::open(&root, parent, DIRECTORY).and_then(|parent| {
-                statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-            });
+            let own = beneath::open(&root, parent, DIRECTORY)
+                .and_then(|parent| statat(parent, name, AtFlags::SYMLINK_NOFOLLOW));
             let is_link = own.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
             Ok(Target { base: parent.to_vec(), rename: Some(name.to_vec()), contents, over: found.filter(|_| is_link) })
         }
@@ -232,7 +231,11 @@ impl Unpacker<'_> {
 
     fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         if self.options.follow {
-            let whole = if path.is_empty() { self.target.base.clone() } else { [&self.target.base, b"/".as_slice(), path].concat() };
+            let whole = if path.is_empty() {
+                self.target.base.clone()
+            } else {
+                [&self.target.base, b"/".as_slice(), path].concat()
+            };
             return beneath::open(self.root, &whole, flags);
         }
         let path = if path.is_empty() { b".".as_slice() } else { path };

@@ -6,7 +6,7 @@
 //! descriptor resolves beneath it (openat2(2)).
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, BorrowedFd, AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,7 +132,9 @@ fn mount_apart(mounts: &[RootMount], binds: &[Mount], place: &PathBuf) -> std::i
         if mount(Some(source.as_str()), target.as_str(), none, MsFlags::MS_BIND | MsFlags::MS_REC, none).is_err() {
             continue;
         }
-        if bind.read_only && let Ok(over) = beneath::open(&root, bind.target.as_bytes(), OFlags::PATH) {
+        if bind.read_only
+            && let Ok(over) = beneath::open(&root, bind.target.as_bytes(), OFlags::PATH)
+        {
             let over = File::from(over);
             let target = format!("/proc/self/fd/{}", over.as_raw_fd());
             let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;

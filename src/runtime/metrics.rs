@@ -28,9 +28,13 @@ pub struct Metrics {
 pub fn read(any: &Any) -> Result<Metrics, String> {
     let unreadable = |error: containerd_shim_protos::protobuf::Error| format!("{}: {error}", any.type_url);
     match any.type_url.rsplit('/').next().unwrap_or_default() {
-        "io.containerd.cgroups.v2.Metrics" => Ok(of_v2(&v2::Metrics::parse_from_bytes(&any.value).map_err(unreadable)?)),
+        "io.containerd.cgroups.v2.Metrics" => {
+            Ok(of_v2(&v2::Metrics::parse_from_bytes(&any.value).map_err(unreadable)?))
+        }
         // Also by the name of the Go package's messages.
-        "io.containerd.cgroups.v1.Metrics" => Ok(of_v1(&v1::Metrics::parse_from_bytes(&any.value).map_err(unreadable)?)),
+        "io.containerd.cgroups.v1.Metrics" => {
+            Ok(of_v1(&v1::Metrics::parse_from_bytes(&any.value).map_err(unreadable)?))
+        }
         other => Err(format!("{other:?} is not known")),
     }
 }
@@ -117,7 +121,8 @@ fn of_v2(metrics: &v2::Metrics) -> Metrics {
     add("memory.pgmajfault", memory.pgmajfault);
     add("memory.oom_kill", metrics.memory_events.oom_kill);
     let io = &metrics.io.usage;
-    let block = metrics.io.is_some().then(|| (io.iter().map(|one| one.rbytes).sum(), io.iter().map(|one| one.wbytes).sum()));
+    let block =
+        metrics.io.is_some().then(|| (io.iter().map(|one| one.rbytes).sum(), io.iter().map(|one| one.wbytes).sum()));
     if let Some((read, written)) = block {
         add("io.rbytes", read);
         add("io.wbytes", written);

@@ -16,6 +16,7 @@ pub mod host;
 mod launch;
 pub mod metrics;
 mod mountinfo;
+mod processes;
 pub mod procfs;
 pub mod runc;
 pub mod spec;

@@ -72,7 +72,8 @@ fn one(pid: u32, uptime: f64, users: &mut HashMap<u32, Option<String>>) -> Optio
     let began = number(22) as f64 / TICKS as f64;
     let mut command = Vec::new();
     File::open(of.join("cmdline")).ok()?.take(COMMAND).read_to_end(&mut command).ok()?;
-    let command = String::from_utf8_lossy(command.trim_ascii_end().strip_suffix(b"\0").unwrap_or(&command)).replace('\0', " ");
+    let command =
+        String::from_utf8_lossy(command.trim_ascii_end().strip_suffix(b"\0").unwrap_or(&command)).replace('\0', " ");
     let terminal = number(7);
     Some(Process {
         pid,
@@ -127,7 +128,8 @@ pub fn network(pid: u32) -> Option<(u64, u64)> {
             return (came, went);
         };
         let _ = name;
-        let count = |at: usize| counts.split_whitespace().nth(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let count =
+            |at: usize| counts.split_whitespace().nth(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         (came + count(0), went + count(8))
     }))
 }

@@ -13,6 +13,7 @@ mod image;
 mod leaks;
 mod node;
 mod registry;
+mod terminal;
 mod wait;
 
 mod apply;
@@ -24,7 +25,9 @@ mod diff_apply;
 mod directory;
 mod disk_full;
 mod entrypoint;
+mod exec;
 mod images;
+mod interactive;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;

@@ -154,7 +154,10 @@ impl Files {
     fn take(&mut self, mut found: Vec<LogFile>, reached: bool) {
         self.untold -= found.len() as i64;
         // Where the last one is gone, those in between may be, too; the kernel told of each.
-        if !reached && self.untold > 0 && let Some(first) = found.first_mut() {
+        if !reached
+            && self.untold > 0
+            && let Some(first) = found.first_mut()
+        {
             first.missing = self.untold.unsigned_abs();
         }
         if reached || !found.is_empty() {
@@ -244,7 +247,8 @@ impl Files {
             ended |= flags.contains(ReadFlags::IGNORED);
             self.stirred |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
             let name = event.file_name().and_then(|name| name.to_str().ok()).and_then(parse);
-            if flags.contains(ReadFlags::CREATE) && name.is_some_and(|(attempt, number)| attempt >= from && number == 0) {
+            if flags.contains(ReadFlags::CREATE) && name.is_some_and(|(attempt, number)| attempt >= from && number == 0)
+            {
                 created += 1;
             }
         }

@@ -185,7 +185,11 @@ mod tests {
             let got = rest(&files, count, None);
             let first = 3000 - usize::try_from(count).unwrap().min(3000);
             assert_eq!(got.len(), 3000 - first, "{count}");
-            assert!(got.first().is_none_or(|text| text.starts_with(&format!("{first} "))), "{count}: {:?}", got.first());
+            assert!(
+                got.first().is_none_or(|text| text.starts_with(&format!("{first} "))),
+                "{count}: {:?}",
+                got.first()
+            );
         }
         assert_eq!(rest(&files, u64::MAX, Some("2016-10-06T00:49:55Z")).len(), 5);
         assert_eq!(rest(&files, 2, Some("2016-10-06T00:49:55Z")).len(), 2);
