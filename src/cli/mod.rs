@@ -193,8 +193,7 @@ fn needs_node(command: &Command) -> bool {
             | Command::Completion(_)
             | Command::Login(_)
             | Command::Logout(_)
-            | Command::Build(_)
-            | Command::Commit(_)
+            | Command::Unknown(_)
     )
 }
 
@@ -250,7 +249,6 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Info(args) => info::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => completion::run(args, context).await,
-        Command::Build(args) => later::build(args, context).await,
-        Command::Commit(args) => later::commit(args, context).await,
+        Command::Unknown(words) => later::run("", &words),
     }
 }

@@ -137,8 +137,10 @@ impl Node {
             status.oom_killed = state.exit.as_ref().is_some_and(|exit| exit.oom_killed);
             status.finished = (state.phase != TaskPhase::Running).then(|| state.exit.as_ref().map(|e| e.at)).flatten();
             status.next_start = state.next_start;
-            let path = self.engine.log_dir(&id).join(format!("{}.log", state.attempt));
-            status.log_path = Some(path.display().to_string());
+            status.log_path = match record.resource.container().and_then(|spec| spec.logs.driver.as_deref()) {
+                None => Some(self.engine.log_dir(&id).join(format!("{}.log", state.attempt)).display().to_string()),
+                Some(driver) => driver.strip_prefix("file://").map(str::to_owned),
+            };
         }
         if let Some(task) = &task {
             status.pid = task.pid;

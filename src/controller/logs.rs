@@ -46,6 +46,9 @@ impl Follower {
         let id = (request.namespace.clone(), request.name.clone());
         let record = node.engine.memory().read().containers.get(&id).cloned();
         let Some(record) = record else { return Err(node.no_container(&id)) };
+        if let Some(driver) = record.resource.container().and_then(|spec| spec.logs.driver.as_deref()) {
+            return Err(elsewhere(&id, driver));
+        }
         let directory = node.engine.log_dir(&id);
         let current = node.engine.task(&id).or(record.last).map_or(0, |state| state.attempt);
         let none = |what: String| Fault::new(Class::NotFound, format!("container {}/{} {what}", id.0, id.1));
@@ -187,6 +190,18 @@ impl Follower {
             // A task that was lost comes back; one that ended does not by itself.
             None => record.last.is_some_and(|state| final_phase(state.phase) && state.next_start.is_none()),
         }
+    }
+}
+
+/// What a container writes that has another driver is not here to be read.
+fn elsewhere(id: &ContainerKey, driver: &str) -> Fault {
+    let whose = format!("container {}/{}", id.0, id.1);
+    match driver.strip_prefix("file://") {
+        Some(path) => Fault::new(Class::Refused, format!("{whose} writes to {path}")).help(format!("cat {path}")),
+        None if driver == "none" => Fault::new(Class::Refused, format!("{whose} keeps no log: its driver is none"))
+            .help("leave `logs.driver` out of its manifest to have one"),
+        None => Fault::new(Class::Refused, format!("{whose} writes to the logger {driver}"))
+            .help("ask that program for what it has taken"),
     }
 }
 

@@ -365,6 +365,10 @@ impl Engine {
         let spec = container_spec(&record.resource)?;
         // One with a terminal has it also when nobody looks.
         options.stdio.terminal |= spec.tty;
+        if let Some(driver) = &spec.logs.driver {
+            let uri = Some(PathBuf::from(driver)).filter(|_| driver != "none");
+            (options.stdio.stdout, options.stdio.stderr) = (uri.clone(), uri);
+        }
         if self.is_given_up(id) {
             return Err(self.given_up(id).await);
         }
@@ -441,25 +445,54 @@ impl Engine {
         };
         let mut container = spec.clone();
         container.tty |= terminal;
+        let built = self.build_spec(record, &container, image, netns, console)?;
+        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
+        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
+        bundle.write_config(&built.spec).map_err(Fault::from)?;
+        Ok(Prepared { mounts, warnings: built.warnings })
+    }
+
+    /// The runtime spec. Reads the image's own files and nothing else.
+    fn build_spec(
+        &self,
+        record: &ContainerRecord,
+        container: &ContainerSpec,
+        image: &Image,
+        netns: Option<PathBuf>,
+        console: Option<(u16, u16)>,
+    ) -> Result<spec::Built> {
         let files = spec::LayerFiles { layers: self.snapshots.lower_dirs(image).map_err(Fault::from)? };
-        let built = spec::build(&spec::SpecInput {
+        spec::build(&spec::SpecInput {
             name: &record.name,
             namespace: &record.namespace,
-            container: &container,
+            container,
             image: &image.config,
             files: &files,
             netns,
             cgroup: &self.cgroup_path(&record.namespace, &record.name)?,
             cgroup_driver: self.cgroup_driver(),
             console,
-            bundle: bundle.path(),
+            bundle: self.bundle(&(record.namespace.clone(), record.name.clone()))?.path(),
             host: &self.host,
         })
-        .map_err(Fault::from)?;
-        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
-        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
-        bundle.write_config(&built.spec).map_err(Fault::from)?;
-        Ok(Prepared { mounts, warnings: built.warnings })
+        .map_err(Fault::from)
+    }
+
+    /// The OCI runtime spec of a container: that of its task, or what it would be started by. `None` while its image is
+    /// not here in full.
+    pub fn runtime_spec(&self, id: &ContainerKey) -> Option<serde_json::Value> {
+        let written = std::fs::read(self.bundle(id).ok()?.path().join("config.json")).ok();
+        if let Some(written) = written.and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Some(written);
+        }
+        let record = self.memory.read().containers.get(id).cloned()?;
+        let container = container_spec(&record.resource).ok()?;
+        let image = self.images.load_image(&record.image, &Platform::host()).ok()?;
+        let netns = (!container.host_network)
+            .then(|| crate::network::path(&self.config().state, &record.namespace, &record.name).ok())
+            .flatten();
+        let built = self.build_spec(&record, container, &image, netns, None).ok()?;
+        serde_json::to_value(&built.spec).ok()
     }
 
     fn supervision(
@@ -489,7 +522,7 @@ impl Engine {
                 initial_ms: millis(spec.backoff.initial.duration()),
                 max_ms: millis(spec.backoff.max.duration()),
             },
-            log_dir: Some(log_dir),
+            log_dir: spec.logs.driver.is_none().then_some(log_dir),
             log_max_size: u64::try_from(spec.logs.max_size.value()).unwrap_or(10 << 20),
             log_max_files: spec.logs.max_files,
             first_attempt: attempt + 1,
