@@ -96,6 +96,7 @@ impl Node {
                     stop_signal: None,
                     grace_ms: None,
                     stdin: false,
+                    reader_patience_ms: None,
                 })
                 .unwrap();
         }

@@ -532,6 +532,7 @@ impl Engine {
             stop_signal: Some(self.stop_signal(record, spec)),
             grace_ms: Some(u64::from(spec.termination_grace_period_seconds) * 1000),
             stdin: false,
+            reader_patience_ms: None,
         })
     }
 

@@ -202,6 +202,7 @@ mod tests {
             stop_signal: None,
             grace_ms: None,
             stdin: false,
+            reader_patience_ms: None,
         }
     }
 

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::job::Job;
 use super::note::note;
-use super::reply::{encode, exit_code, precondition, proto_time, resize, signal};
+use super::protocol::AttachRequest;
+use super::reply::{attach, encode, exit_code, precondition, proto_time, resize, signal};
 use super::runc::{Execution, Runtime, Verb, is_child, named_pid};
 use super::server::{Context, ReplyTo};
 use super::stdio::{Streaming, Wanted, Whose};
@@ -176,6 +177,15 @@ impl Exec {
         resize(&mut self.stdio, &name, width, height)
     }
 
+    /// `Attach` of our own protocol.
+    pub fn attach(&mut self, home: Home, request: &AttachRequest, cx: &mut Context) -> Answer {
+        let name = self.name(home);
+        match self.phase {
+            Phase::Running(_) => attach(&mut self.stdio, &name, self.wanted.terminal, request, &mut cx.poll),
+            _ => Err(precondition(format!("{name} cannot be attached to: it is {}", self.describe()))),
+        }
+    }
+
     /// `State`.
     pub fn report(&self, home: Home, paused: bool) -> Answer {
         let (status, ended) = match self.phase {
@@ -295,13 +305,15 @@ impl Exec {
     /// When [`Self::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Starting { job, .. } => Some(job.deadline),
+            Phase::Starting { job, .. } => Some(job.deadline).into_iter().chain(self.stdio.deadline()).min(),
+            _ if self.stdio.is_delivering() => self.stdio.deadline(),
             _ => self.delete_until,
         }
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, cx: &Context) {
+    pub fn tick(&mut self, cx: &mut Context) {
+        self.stdio.tick(cx.now, &mut cx.poll);
         if let Phase::Starting { job, .. } = &mut self.phase {
             job.tick(cx.now);
         }
@@ -310,7 +322,7 @@ impl Exec {
     /// Whether a deletion was asked for and can be answered, which is done then; nothing of it is left after.
     pub fn is_gone(&mut self, cx: &mut Context) -> bool {
         let Some(until) = self.delete_until else { return false };
-        if self.stdio.is_open() && cx.now < until {
+        if self.stdio.is_open() && (cx.now < until || self.stdio.is_delivering()) {
             return false;
         }
         self.leave(cx);

@@ -67,6 +67,14 @@ impl Input {
         self.listen(poll);
     }
 
+    /// One more who may write; its going ends nothing.
+    pub fn add(&mut self, fifo: OwnedFd, poll: &mut Poll) {
+        self.feeds.push(Feed { fifo, hold: None, token: None, ends: false });
+        if self.to.is_some() && self.backlog.is_empty() {
+            self.listen(poll);
+        }
+    }
+
     fn listen(&mut self, poll: &mut Poll) {
         for feed in self.feeds.iter_mut().filter(|feed| feed.token.is_none()) {
             feed.token = poll.add(&feed.fifo, EventFlags::IN).ok();

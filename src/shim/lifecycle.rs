@@ -8,6 +8,7 @@ use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
+use super::binary::Readiness;
 use super::cgroup::Cgroup;
 use super::job::Job;
 use super::log::CriLog;
@@ -79,6 +80,15 @@ impl Task {
 
     /// Lets the created process go.
     pub(super) fn begin_start(&mut self, cx: &mut Context) {
+        self.held = false;
+        match self.stdio.readiness() {
+            Readiness::Ready => {}
+            Readiness::Waiting => {
+                self.held = true;
+                return;
+            }
+            Readiness::Failed(message) => return self.start_failed(message, cx),
+        }
         self.fifo = FifoStart::begin(&self.runtime, &self.id, cx.now, &mut cx.poll);
         if self.fifo.is_none()
             && let Err(message) = self.execute(Verb::Start, Ends::default(), cx)
@@ -334,11 +344,18 @@ impl Task {
         if self.gone || self.job.is_some() || self.fifo.is_some() {
             return;
         }
+        if self.held && self.early.is_some() {
+            self.held = false;
+            self.start_failed("its process ended before it could be started".to_owned(), cx);
+        }
         if let Some((status, at)) = self.early.take() {
             self.exited(status, at, cx);
         }
         if let Some(init) = self.init {
             self.press(init, cx);
+            if self.held && self.stdio.readiness() != Readiness::Waiting {
+                self.begin_start(cx);
+            }
             return;
         }
         if let Some((next, until)) = self.remains {
@@ -381,7 +398,7 @@ impl Task {
             cx.answer(reply, Err(refusal));
             self.leave(cx);
         } else if let Some(deletion) = &self.delete {
-            if !self.stdio.is_open() || cx.now >= deletion.deadline {
+            if !self.stdio.is_open() || (cx.now >= deletion.deadline && !self.stdio.is_delivering()) {
                 self.unmount();
                 let replies = self.delete.take().map(|deletion| deletion.replies).unwrap_or_default();
                 for reply in replies {
@@ -483,12 +500,15 @@ impl Task {
         let idle = !busy && self.init.is_none();
         let remains = self.remains.map(|(next, _)| next).filter(|_| idle);
         let delete = self.delete.as_ref().map(|deletion| deletion.deadline).filter(|_| idle && remains.is_none());
+        let delete = delete.filter(|_| !self.stdio.is_delivering());
+        let streams = self.stdio.deadline();
         let next = self.next_start.filter(|_| idle && remains.is_none());
-        [job, fifo, stop, remains, delete, next, self.deadline_beside()].into_iter().flatten().min()
+        [job, fifo, stop, remains, delete, streams, next, self.deadline_beside()].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, cx: &mut Context) {
+        self.stdio.tick(cx.now, &mut cx.poll);
         if let Some(job) = &mut self.job {
             job.tick(cx.now);
         }

@@ -11,6 +11,7 @@
 mod api;
 mod args;
 mod beside;
+mod binary;
 mod boot;
 mod cgroup;
 mod cleanup;
@@ -25,6 +26,7 @@ mod log;
 mod mounts;
 mod note;
 mod oom;
+mod outlet;
 mod poll;
 pub mod protocol;
 mod record;

@@ -24,6 +24,8 @@ pub const WATCH: &str = "Watch";
 pub const RELOAD: &str = "Reload";
 /// `Stop`: [`StopRequest`] → [`TaskState`] once the process is gone; no restart follows. Durable before the signal is sent.
 pub const STOP: &str = "Stop";
+/// `Attach`: [`AttachRequest`] → [`AttachResponse`]; the client gets the output from then on and may write input.
+pub const ATTACH: &str = "Attach";
 
 /// How the shim looks after its container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,10 @@ pub struct Supervision {
     /// Standard input is there, and stays open for whoever attaches, whether or not somebody writes to it now.
     #[serde(default)]
     pub stdin: bool,
+    /// Milliseconds that the process waits for the host's reader of its output when that takes nothing; then it goes on
+    /// without it. `None` is a minute.
+    #[serde(default)]
+    pub reader_patience_ms: Option<u64>,
 }
 
 /// The restart policy, as the shim carries it out.
@@ -171,4 +177,28 @@ pub struct StopRequest {
     pub signal: i32,
     /// Milliseconds until SIGKILL to every process of the container.
     pub grace_ms: u64,
+}
+
+/// Asks to be attached to a living process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AttachRequest {
+    /// Which execution; empty is the task itself.
+    pub exec_id: String,
+    /// FIFO that the client writes; empty is none. Its end is not the end of input: `CloseIO` is.
+    pub stdin: String,
+    /// FIFO that the client has open for reading; empty is none. A terminal's output comes here.
+    pub stdout: String,
+    /// The same for standard error.
+    pub stderr: String,
+}
+
+/// What the client has been attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachResponse {
+    /// The process has a terminal.
+    pub terminal: bool,
+    /// The process has an input that can be written to.
+    pub stdin: bool,
 }

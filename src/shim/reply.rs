@@ -6,7 +6,9 @@ use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Signal, WaitStatus};
 
-use super::stdio::Streaming;
+use super::poll::Poll;
+use super::protocol::{AttachRequest, AttachResponse};
+use super::stdio::{Streaming, Wanted};
 use super::wire::{Answer, Refusal};
 
 /// A message as an answer.
@@ -52,10 +54,17 @@ pub fn signal(number: u32) -> Result<Signal, Refusal> {
 
 /// Gives `name`'s terminal another size, in characters.
 pub fn resize(stdio: &mut Streaming, name: &str, width: u32, height: u32) -> Answer {
-    let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    match stdio.resize(small(width), small(height)) {
-        Ok(true) => Ok(Vec::new()),
-        Ok(false) => Err(precondition(format!("{name} has no terminal"))),
-        Err(error) => Err(Refusal::new(Code::INTERNAL, format!("size of the terminal of {name}: {error}"))),
+    match stdio.resize(width, height) {
+        Ok(()) => Ok(Vec::new()),
+        Err(message) => Err(precondition(format!("{name}: {message}"))),
     }
+}
+
+/// Attaches a client to `name`'s streams.
+pub fn attach(stdio: &mut Streaming, name: &str, terminal: bool, request: &AttachRequest, poll: &mut Poll) -> Answer {
+    let AttachRequest { stdin, stdout, stderr, .. } = request.clone();
+    let client = Wanted { stdin, stdout, stderr, ..Default::default() };
+    stdio.attach(&client, poll).map_err(|message| precondition(format!("{name}: {message}")))?;
+    let answer = AttachResponse { terminal, stdin: stdio.takes_input() };
+    serde_json::to_vec(&answer).map_err(|error| Refusal::new(Code::INTERNAL, format!("{name}: {error}")))
 }

@@ -16,7 +16,7 @@ use super::api;
 use super::conn::{Connection, Heard};
 use super::note::note;
 use super::poll::Poll;
-use super::protocol::{RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
+use super::protocol::{ATTACH, AttachRequest, RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
 use super::task::Task;
 use super::wire::{Answer, Refusal};
 
@@ -252,6 +252,14 @@ impl Server {
             }
             RELOAD => {
                 let answer = task.reload();
+                self.cx.answer(reply, answer);
+            }
+            ATTACH => {
+                let request: AttachRequest = from_json(payload)?;
+                let answer = match request.exec_id.as_str() {
+                    "" => task.attach(&request, &mut self.cx),
+                    exec_id => task.exec(exec_id).and_then(|(home, exec)| exec.attach(home, &request, &mut self.cx)),
+                };
                 self.cx.answer(reply, answer);
             }
             STOP => {

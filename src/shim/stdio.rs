@@ -1,11 +1,12 @@
 //! A process's standard streams: from its pipes or its terminal to the log and to the host's FIFOs, and from the host's
 //! standard input to the process.
 //!
-//! Invariant: the container never waits for a reader that is not there. It does wait for one that is there and
-//! slow, with at most one pipe's worth kept here, so that a foreground `run` loses nothing.
+//! Invariant: the process never waits for a reader that is not there, nor for one that is merely attached. It waits for
+//! the host's, so that a foreground `run` loses nothing, but not for ever (docs/decisions/0025).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::event::epoll::EventFlags;
@@ -13,10 +14,12 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::binary::{Logger, Readiness, unescape};
 use super::console::{self, Console};
 use super::input::Input;
 use super::log::{Channel, CriLog};
 use super::note::note;
+use super::outlet::Outlet;
 use super::poll::Poll;
 use super::runc::Streams;
 use super::said::Said;
@@ -24,6 +27,9 @@ use super::sink::Sink;
 
 /// Most that is drained from a pipe at an exit before the exit is announced: more than any pipe holds.
 const DRAIN: usize = 2 << 20;
+/// How long a host's reader that takes nothing is waited for, and once nothing follows.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The read end of a pipe whose write end a container has, or the master of its terminal.
 struct Source {
@@ -44,6 +50,10 @@ impl Attempt {
     fn is_open(&self) -> bool {
         self.console.is_some() || self.sources.iter().any(Option::is_some)
     }
+
+    fn brings(&self, channel: Channel) -> bool {
+        self.sources[channel as usize].is_some() || (self.console.is_some() && channel == Channel::Out)
+    }
 }
 
 /// Where a host wants the streams; empty is nowhere.
@@ -51,9 +61,9 @@ impl Attempt {
 pub struct Wanted {
     /// FIFO to read from.
     pub stdin: String,
-    /// FIFO, or `file://` URI, to write to.
+    /// FIFO to write to, or `file://` or `binary://` URI, which is for both streams.
     pub stdout: String,
-    /// FIFO, or `file://` URI, to write to.
+    /// FIFO to write to.
     pub stderr: String,
     /// The process gets a terminal in place of three streams; its output goes where `stdout` says.
     pub terminal: bool,
@@ -63,7 +73,6 @@ pub struct Wanted {
 
 /// Whose streams they are.
 #[derive(Debug, Clone, Copy)]
-#[expect(dead_code, reason = "names are for the loggers that come next")]
 pub struct Whose<'a> {
     /// The container's, or the execution's, name.
     pub id: &'a str,
@@ -85,7 +94,12 @@ pub struct Ends {
 /// See the module.
 pub struct Streaming {
     attempts: Vec<Attempt>,
-    sinks: [Option<Sink>; 2],
+    outlets: [Outlet; 2],
+    /// The logger's URI; it is started with the first attempt, and again with a later one if it has gone.
+    binary: Option<String>,
+    logger: Option<Logger>,
+    id: String,
+    namespace: String,
     input: Option<Input>,
     terminal: bool,
     /// Columns and rows that were asked for last.
@@ -93,6 +107,7 @@ pub struct Streaming {
     bundle: PathBuf,
     /// While the runtime makes a container, what comes on standard error is the runtime's.
     said: Option<Said>,
+    patience: Duration,
     /// No attempt follows: the sinks close when the last byte is through.
     last: bool,
 }
@@ -102,21 +117,92 @@ const CHANNELS: [Channel; 2] = [Channel::Out, Channel::Err];
 impl Streaming {
     /// Opens the host's ends.
     pub fn open(wanted: &Wanted, whose: Whose<'_>) -> Result<Self, String> {
-        let stderr = if wanted.terminal { "" } else { &wanted.stderr };
+        let input = Input::open(&wanted.stdin, wanted.terminal, wanted.hold_stdin)?;
+        let mut outlets = [Outlet::default(), Outlet::default()];
+        let mut binary = None;
+        let channels = if wanted.terminal { &CHANNELS[..1] } else { &CHANNELS };
+        match wanted.stdout.split_once("://") {
+            Some(("binary", _)) => binary = Some(wanted.stdout.clone()),
+            Some(("file", path)) => {
+                let path = String::from_utf8(unescape(path, false))
+                    .map_err(|_| format!("output to {}: its path is not text", wanted.stdout))?;
+                for channel in channels {
+                    outlets[*channel as usize].add(Sink::file(&path)?);
+                }
+            }
+            _ => {
+                for (channel, path) in CHANNELS.iter().zip([&wanted.stdout, &wanted.stderr]) {
+                    if path.contains("://") {
+                        let message = format!("output to {path} is not supported; use a FIFO, file:// or binary://");
+                        return Err(message);
+                    }
+                    if !path.is_empty() && channels.contains(channel) {
+                        outlets[*channel as usize].add(Sink::fifo(path)?);
+                    }
+                }
+            }
+        }
         Ok(Self {
             attempts: Vec::new(),
-            sinks: [Sink::open(&wanted.stdout)?, Sink::open(stderr)?],
-            input: Input::open(&wanted.stdin, wanted.terminal, wanted.hold_stdin)?,
+            outlets,
+            binary,
+            logger: None,
+            id: whose.id.to_owned(),
+            namespace: whose.namespace.to_owned(),
+            input,
             terminal: wanted.terminal,
             size: None,
             bundle: whose.bundle.to_owned(),
             said: None,
+            patience: PATIENCE,
             last: false,
         })
     }
 
+    /// Changes how long a host's reader that takes nothing is waited for.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience.unwrap_or(PATIENCE);
+    }
+
+    /// Whether the process may run: its logger reads.
+    pub fn readiness(&self) -> Readiness {
+        self.logger.as_ref().map_or(Readiness::Ready, |logger| logger.readiness.clone())
+    }
+
+    /// A client gets the output from now on, and may write; each path is that of a FIFO, or empty. Its going ends nothing.
+    pub fn attach(&mut self, client: &Wanted, poll: &mut Poll) -> Result<(), String> {
+        let stderr = if self.terminal { "" } else { &client.stderr };
+        let mut sinks = Vec::new();
+        for (channel, path) in CHANNELS.into_iter().zip([client.stdout.as_str(), stderr]) {
+            if !path.is_empty() {
+                sinks.push((channel, Sink::client(path, poll)?));
+            }
+        }
+        if !client.stdin.is_empty() {
+            let fail = |error: Errno| format!("input from {}: {error}", client.stdin);
+            let fifo = open_nonblocking(&client.stdin, OFlags::RDONLY).map_err(fail)?;
+            // Where there is no input, the client finds that nobody reads.
+            if let Some(input) = &mut self.input {
+                input.add(fifo, poll);
+            }
+        }
+        for (channel, sink) in sinks {
+            // What cannot come is at its end.
+            if self.attempts.iter().any(|attempt| attempt.brings(channel)) {
+                self.outlets[channel as usize].add(sink);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a client could write.
+    pub fn takes_input(&self) -> bool {
+        self.input.is_some()
+    }
+
     /// Makes the process's ends for one attempt. Without log and sinks, output goes nowhere without costing a pipe.
     pub fn attempt(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Ends, String> {
+        self.start_logger(poll)?;
         if self.terminal {
             return self.attempt_with_terminal(log, poll);
         }
@@ -125,7 +211,7 @@ impl Streaming {
         let mut sources = [None, None];
         for channel in CHANNELS {
             let index = channel as usize;
-            if log.is_none() && self.sinks[index].is_none() {
+            if log.is_none() && self.outlets[index].is_empty() {
                 continue;
             }
             let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
@@ -142,6 +228,19 @@ impl Streaming {
         Ok(Ends { streams: [stdin, stdout, stderr], console: None })
     }
 
+    fn start_logger(&mut self, poll: &mut Poll) -> Result<(), String> {
+        let Some(uri) = self.binary.as_ref().filter(|_| !self.logger.as_ref().is_some_and(Logger::is_alive)) else {
+            return Ok(());
+        };
+        let whose = Whose { id: &self.id, namespace: &self.namespace, bundle: &self.bundle };
+        let (logger, pipes) = Logger::start(uri, whose, poll)?;
+        self.logger = Some(logger);
+        for (outlet, pipe) in self.outlets.iter_mut().zip(pipes) {
+            outlet.add(Sink::pipe(pipe));
+        }
+        Ok(())
+    }
+
     /// The process will have its streams from the terminal; those of the runtime are the runtime's.
     fn attempt_with_terminal(&mut self, log: Option<CriLog>, poll: &mut Poll) -> Result<Ends, String> {
         let (console, path) = Console::listen(&self.bundle, poll)?;
@@ -152,7 +251,7 @@ impl Streaming {
     }
 
     fn source(&self, fd: OwnedFd, channel: Channel, poll: &mut Poll) -> rustix::io::Result<Source> {
-        let paused = self.sinks[channel as usize].as_ref().is_some_and(Sink::is_full);
+        let paused = self.outlets[channel as usize].is_full();
         let token = if paused { None } else { Some(poll.add(&fd, EventFlags::IN)?) };
         Ok(Source { fd, token })
     }
@@ -184,15 +283,16 @@ impl Streaming {
         Ok(())
     }
 
-    /// Gives the terminal, and those that follow it, a size in columns and rows; false if there is none.
-    pub fn resize(&mut self, width: u16, height: u16) -> rustix::io::Result<bool> {
+    /// Gives the terminal, and those that follow it, a size in characters.
+    pub fn resize(&mut self, width: u32, height: u32) -> Result<(), String> {
         if !self.terminal {
-            return Ok(false);
+            return Err("it has no terminal".to_owned());
         }
-        self.size = Some((width, height));
+        let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        let size = (small(width), small(height));
+        self.size = Some(size);
         let current = self.attempts.last().and_then(|attempt| attempt.sources[0].as_ref());
-        current.map_or(Ok(()), |source| console::resize(&source.fd, (width, height)))?;
-        Ok(true)
+        current.map_or(Ok(()), |source| console::resize(&source.fd, size)).map_err(|error| error.to_string())
     }
 
     /// The terminals go, and whoever still has one is told by SIGHUP.
@@ -233,8 +333,11 @@ impl Streaming {
             self.tidy();
             return true;
         }
+        if self.logger.as_mut().is_some_and(|logger| logger.event(token)) {
+            return true;
+        }
         for channel in CHANNELS {
-            if self.sinks[channel as usize].as_ref().is_some_and(|sink| sink.owns(token)) {
+            if self.outlets[channel as usize].event(token, poll) {
                 self.unblock(channel, poll);
                 return true;
             }
@@ -265,11 +368,12 @@ impl Streaming {
                 if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err && !self.terminal) {
                     said.add(chunk);
                 }
-                if let Some(sink) = &mut self.sinks[index] {
+                let outlet = &mut self.outlets[index];
+                if !outlet.is_empty() {
                     let chunk = std::mem::take(&mut poll.chunk);
-                    sink.put(&chunk, poll);
+                    outlet.put(&chunk, poll);
                     poll.chunk = chunk;
-                    if sink.is_full() {
+                    if outlet.is_full() {
                         self.pause(channel, poll);
                         return None;
                     }
@@ -301,10 +405,8 @@ impl Streaming {
     }
 
     fn unblock(&mut self, channel: Channel, poll: &mut Poll) {
-        let Some(sink) = &mut self.sinks[channel as usize] else { return };
-        sink.flush(poll);
-        if sink.is_full() {
-            return;
+        if self.outlets[channel as usize].is_full() {
+            return self.tidy();
         }
         for source in self.attempts.iter_mut().filter_map(|attempt| attempt.sources[channel as usize].as_mut()) {
             if source.token.is_none() {
@@ -323,7 +425,7 @@ impl Streaming {
             self.console_event(at, poll);
             for channel in CHANNELS {
                 let mut total = 0;
-                while total < DRAIN && !self.sinks[channel as usize].as_ref().is_some_and(Sink::is_full) {
+                while total < DRAIN && !self.outlets[channel as usize].is_full() {
                     let Some(length) = self.pump(at, channel, poll) else { break };
                     total += length;
                 }
@@ -370,17 +472,49 @@ impl Streaming {
     fn tidy(&mut self) {
         self.attempts.retain(Attempt::is_open);
         if self.last && self.attempts.is_empty() {
-            for sink in &mut self.sinks {
-                if sink.as_ref().is_some_and(|sink| !sink.is_full()) {
-                    *sink = None;
-                }
+            for outlet in &mut self.outlets {
+                outlet.finish();
+            }
+            if let Some(logger) = self.logger.as_mut().filter(|_| self.outlets.iter().all(Outlet::is_empty)) {
+                logger.finish(Instant::now());
             }
         }
     }
 
+    /// When [`Self::tick`] is wanted.
+    pub fn deadline(&self) -> Option<Instant> {
+        let patience = self.patience();
+        let outlets = self.outlets.iter().filter_map(|outlet| outlet.deadline(patience));
+        outlets.chain(self.logger.as_ref().and_then(Logger::deadline)).min()
+    }
+
+    /// Time has passed: who does not read is left behind, and a logger that does not end is ended.
+    pub fn tick(&mut self, now: Instant, poll: &mut Poll) {
+        let patience = self.patience();
+        if let Some(logger) = &mut self.logger {
+            logger.tick(now);
+        }
+        for channel in CHANNELS {
+            let outlet = &mut self.outlets[channel as usize];
+            if outlet.deadline(patience).is_some_and(|at| now >= at) {
+                outlet.tick(now, patience);
+                self.unblock(channel, poll);
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.last { self.patience.min(LAST_PATIENCE) } else { self.patience }
+    }
+
     /// Whether output may still come or has not reached its reader.
     pub fn is_open(&self) -> bool {
-        !self.attempts.is_empty() || self.sinks.iter().flatten().any(Sink::is_full)
+        !self.attempts.is_empty() || self.is_delivering()
+    }
+
+    /// Whether somebody who is waited for has not got everything that was read, which ends by its own deadlines.
+    pub fn is_delivering(&self) -> bool {
+        self.outlets.iter().any(Outlet::is_full) || self.logger.as_ref().is_some_and(Logger::is_alive)
     }
 }
 

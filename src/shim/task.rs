@@ -21,8 +21,8 @@ use super::cgroup::Cgroup;
 use super::exec::Exec;
 use super::freeze::Freezing;
 use super::job::Job;
-use super::protocol::{StopRequest, Supervision, TaskPhase, TaskState};
-use super::reply::{encode, precondition, proto_time, resize, signal};
+use super::protocol::{AttachRequest, StopRequest, Supervision, TaskPhase, TaskState};
+use super::reply::{attach, encode, precondition, proto_time, resize, signal};
 use super::restart::History;
 use super::runc::{Runtime, Verb};
 use super::server::{Context, ReplyTo};
@@ -75,6 +75,8 @@ pub struct Task {
     pub(super) started: bool,
     pub(super) job: Option<Job>,
     pub(super) fifo: Option<FifoStart>,
+    /// The start waits for the logger.
+    pub(super) held: bool,
     /// Whose request the execution in flight answers; `None` for the shim's own restarts.
     pub(super) asker: Option<ReplyTo>,
     /// An exit that was seen before its start was confirmed.
@@ -168,7 +170,9 @@ impl Task {
             hold_stdin,
         };
         let whose = Whose { id: &id, namespace, bundle: &bundle };
-        let stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let mut stdio = Streaming::open(&wanted, whose).map_err(|error| invalid(format!("task {id}: {error}")))?;
+        let patience = supervision.as_ref().and_then(|supervision| supervision.reader_patience_ms);
+        stdio.set_patience(patience.map(Duration::from_millis));
         let rootfs = bundle.join("rootfs");
         if !request.rootfs.is_empty() {
             mounts::mount_all(&request.rootfs, &rootfs)
@@ -203,6 +207,7 @@ impl Task {
             started: false,
             job: None,
             fifo: None,
+            held: false,
             asker: Some(reply),
             early: None,
             dirty: false,
@@ -232,7 +237,7 @@ impl Task {
     /// `Start`: answered when the container's program was executed.
     pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
         let ending = self.stop.is_some() || self.delete.is_some();
-        if self.job.is_some() || self.fifo.is_some() || self.init.is_none() || self.started || ending {
+        if self.job.is_some() || self.fifo.is_some() || self.held || self.init.is_none() || self.started || ending {
             return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
         }
         self.asker = Some(reply);
@@ -264,7 +269,7 @@ impl Task {
 
     /// `Delete`: answered when nothing is left.
     pub fn delete(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
-        let starting = self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
+        let starting = self.held || self.fifo.is_some() || self.job.as_ref().is_some_and(|job| job.verb == Verb::Start);
         if starting || (self.init.is_some() && self.started) {
             return Err(precondition(format!(
                 "task {} cannot be deleted: it is {}; stop it first",
@@ -360,6 +365,15 @@ impl Task {
     /// `ResizePty`.
     pub fn resize(&mut self, width: u32, height: u32) -> Answer {
         resize(&mut self.stdio, &format!("task {}", self.id), width, height)
+    }
+
+    /// `Attach` of our own protocol.
+    pub fn attach(&mut self, request: &AttachRequest, cx: &mut Context) -> Answer {
+        let name = format!("task {}", self.id);
+        if self.init.is_none() {
+            return Err(precondition(format!("{name} cannot be attached to: it is {}", self.describe())));
+        }
+        attach(&mut self.stdio, &name, self.wanted.terminal, request, &mut cx.poll)
     }
 
     /// `State`.

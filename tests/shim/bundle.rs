@@ -50,6 +50,7 @@ pub fn supervision(bundle: &Bundle) -> Supervision {
         stop_signal: None,
         grace_ms: None,
         stdin: false,
+        reader_patience_ms: None,
     }
 }
 

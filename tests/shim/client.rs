@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use bayplan::shim::protocol::{self, StopRequest, TaskState, WatchRequest};
+use bayplan::shim::protocol::{self, AttachRequest, AttachResponse, StopRequest, TaskState, WatchRequest};
 use containerd_shim_protos::api::{
     CloseIORequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest,
     KillRequest, StartRequest, StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
@@ -186,6 +186,17 @@ impl Client {
         let payload = serde_json::to_vec(&WatchRequest { since }).unwrap();
         let answer = self.call(protocol::SERVICE, protocol::WATCH, payload)?;
         Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    pub fn attach(&mut self, request: &AttachRequest) -> Result<AttachResponse, Refused> {
+        let answer = self.call(protocol::SERVICE, protocol::ATTACH, serde_json::to_vec(request).unwrap())?;
+        Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    /// `CloseIO` of standard input.
+    pub fn close_stdin(&mut self, id: &str) {
+        let request = CloseIORequest { id: id.into(), stdin: true, ..Default::default() };
+        self.call(TASK, "CloseIO", request.write_to_bytes().unwrap()).unwrap();
     }
 
     pub fn stop(&mut self, signal: i32, grace_ms: u64) -> Result<TaskState, Refused> {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails there")]
 
+mod attach;
 mod bundle;
 mod client;
 mod exec;
@@ -11,4 +12,5 @@ mod hostile;
 mod lifecycle;
 mod output;
 mod supervision;
+mod targets;
 mod terminal;

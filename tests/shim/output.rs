@@ -70,7 +70,7 @@ fn a_fast_writer_is_rotated_without_a_lost_or_split_line() {
 
 #[test]
 fn a_host_that_reads_slowly_gets_every_byte() {
-    let bundle = Bundle::new("seq 1 100000");
+    let bundle = Bundle::new("seq 1 300000");
     bundle.supervise(|s| s.log_dir = None);
     let path = fifo(&bundle, "out");
     let mut reader = reader(&path);
@@ -84,7 +84,7 @@ fn a_host_that_reads_slowly_gets_every_byte() {
     assert!(bundle.state().unwrap().exit.is_none(), "it wrote more than a pipe holds and did not wait");
     let mut all = String::new();
     reader.read_to_string(&mut all).unwrap();
-    let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    let expected: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
     assert!(all == expected, "{} bytes of {}", all.len(), expected.len());
     client.wait(&bundle.id).unwrap();
 }
@@ -137,18 +137,4 @@ fn no_log_and_no_reader_cost_nothing_and_block_nobody() {
     bundle.run().wait(&bundle.id).unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(!bundle.dir.path().join("log").exists());
-}
-
-#[test]
-fn output_to_a_file_is_as_it_was_written() {
-    let bundle = Bundle::new("printf 'a\\nb'");
-    let path = bundle.dir.path().join("raw");
-    let mut client = bundle.shim();
-    let mut request = bundle.request();
-    request.stdout = format!("file://{}", path.display());
-    client.create(&request).unwrap();
-    client.start(&bundle.id).unwrap();
-    client.wait(&bundle.id).unwrap();
-    client.delete(&bundle.id).unwrap();
-    assert_eq!(fs::read(path).unwrap(), b"a\nb");
 }

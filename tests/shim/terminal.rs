@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 
 use bayplan::shim::protocol::{Policy, Restart};
-use containerd_shim_protos::api::{CloseIORequest, ResizePtyRequest};
+use containerd_shim_protos::api::ResizePtyRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::Code;
 use serde_json::json;
@@ -66,11 +66,6 @@ fn resize(client: &mut Client, bundle: &Bundle, (width, height): (u32, u32)) -> 
     client.call(TASK, "ResizePty", request.write_to_bytes().unwrap()).map(drop)
 }
 
-fn close_io(client: &mut Client, bundle: &Bundle) {
-    let request = CloseIORequest { id: bundle.id.clone(), stdin: true, ..Default::default() };
-    client.call(TASK, "CloseIO", request.write_to_bytes().unwrap()).unwrap();
-}
-
 #[test]
 fn a_terminal_carries_size_input_output_and_status_and_leaves_nothing() {
     // Longer than any socket's path.
@@ -115,7 +110,7 @@ fn a_writer_that_goes_leaves_the_terminal_and_the_end_of_input_hangs_it_up() {
     session.input = File::open("/dev/null").unwrap();
     until("input is closed and the terminal is not", || bundle.state().unwrap().pid.is_some());
     resize(&mut session.client, &bundle, (99, 33)).unwrap();
-    close_io(&mut session.client, &bundle);
+    session.client.close_stdin(&bundle.id);
     assert_eq!(session.client.wait(&bundle.id).unwrap().exit_status, 5);
 }
 
