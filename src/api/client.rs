@@ -368,7 +368,6 @@ impl Service for Client {
         remove_container(RemoveContainerRequest) -> RemovedContainer: "/v1/remove-container", AS_LONG_AS_IT_TAKES;
         stats(StatsRequest) -> Vec<TaskStats>: "/v1/stats", SOON;
         top(TopRequest) -> Vec<ProcessInfo>: "/v1/top", SOON;
-        exec(ExecRequest) -> Executed: "/v1/exec", AS_LONG_AS_IT_TAKES;
         resize(ResizeRequest) -> (): "/v1/resize", SOON;
         attach(AttachRequest) -> Attached: "/v1/attach", SOON;
         close_input(CloseInputRequest) -> (): "/v1/close-input", SOON;
@@ -400,6 +399,23 @@ impl Service for Client {
 
     fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Ended>> {
         async move { self.keep_asking("/v1/wait-exit", &request).await }.boxed()
+    }
+
+    // A daemon that went may have started it: the next one is asked for that very process.
+    fn exec(&self, mut request: ExecRequest) -> BoxFuture<'_, Result<Executed>> {
+        async move {
+            loop {
+                match self.try_once(post("/v1/exec", &request)?).await {
+                    Ok(executed) => return Ok(executed),
+                    Err(Failure::Broken(_)) if self.is_remote() && request.exec_id.is_some() => {
+                        self.daemon_is_back().await;
+                        request.again = true;
+                    }
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+        }
+        .boxed()
     }
 
     fn wait_exec(&self, request: WaitExecRequest) -> BoxFuture<'_, Result<ExecEnded>> {

@@ -96,6 +96,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         cap_add: args.cap_add,
         cap_drop: args.cap_drop,
         stdio: None,
+        again: false,
         timeout_ms: args.timeout.filter(|_| args.detach),
     };
     if args.detach {

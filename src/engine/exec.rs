@@ -39,6 +39,17 @@ pub(super) struct Execs {
     ended: Mutex<VecDeque<ExecKey>>,
 }
 
+/// Which further process is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ExecWhose {
+    /// Its id; absent: one is made up.
+    pub exec_id: Option<String>,
+    /// One of this id that is there is the one that is meant.
+    pub again: bool,
+    /// Ends it, whether or not anybody waits.
+    pub timeout: Option<Duration>,
+}
+
 /// A further process that was started.
 #[derive(Debug, Clone)]
 pub struct ExecStarted {
@@ -58,15 +69,20 @@ struct Running {
 }
 
 impl Engine {
-    /// Runs a further process in a running container. `timeout` ends it, whether or not anybody waits.
+    /// Runs a further process in a running container.
     pub async fn exec(
         self: &Arc<Self>,
         id: &ContainerKey,
-        exec_id: Option<String>,
+        whose: ExecWhose,
         asked: &ExecSpec,
         stdio: &Stdio,
-        timeout: Option<Duration>,
     ) -> Result<ExecStarted> {
+        let ExecWhose { exec_id, again, timeout } = whose;
+        if let (Some(exec_id), true) = (&exec_id, again)
+            && let Some(pid) = self.is_begun(id, exec_id).await
+        {
+            return Ok(ExecStarted { exec_id: exec_id.clone(), pid, warnings: Vec::new() });
+        }
         let running = self.running(id)?;
         let key = container_key(id);
         let exec_id = match exec_id {
@@ -111,6 +127,18 @@ impl Engine {
         };
         self.follow_exec(id, &exec_id, client.clone(), timeout);
         Ok(ExecStarted { exec_id, pid, warnings })
+    }
+
+    /// The number of a further process that was started before, if it was. One that a daemon prepared and did not start
+    /// is forgotten.
+    async fn is_begun(&self, id: &ContainerKey, exec_id: &str) -> Option<u32> {
+        let client = lock_of(&self.tasks).get(id).and_then(|task| task.client.clone())?;
+        let info = client.exec_state(exec_id).await.ok()?;
+        if info.status == TaskStatus::Created {
+            let _ = client.delete_exec(exec_id).await;
+            return None;
+        }
+        Some(info.pid)
     }
 
     /// Returns when a further process has ended.

@@ -51,7 +51,7 @@ pub use check::{Examination, Examined, Flaw, Found};
 pub use collect::{ContentLease, Freed, Garbage};
 pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
-pub use exec::ExecStarted;
+pub use exec::{ExecStarted, ExecWhose};
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use moving::{ImportMove, ImportProgress, Incoming};

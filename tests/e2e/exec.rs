@@ -58,7 +58,7 @@ fn a_further_process_is_as_the_containers_own_and_as_asked() {
         facts,
     ]);
     let lines: Vec<&str> = asked.lines().collect();
-    assert_eq!(lines[..5], ["image exec more", "/tmp", "1000", "1000 2000 77", "/tmp"], "{asked}");
+    assert_eq!(lines[..5], ["image exec more", "/tmp", "1000", "1000 77 2000", "/tmp"], "{asked}");
     let privileged = said(&["exec", "--privileged", "x", "sh", "-c", facts]);
     assert!(eff(&privileged) & 1 == 1 && eff(&privileged).count_ones() > 20, "{privileged}");
     assert!(privileged.contains("NoNewPrivs:\t0"), "{privileged}");

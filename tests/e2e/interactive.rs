@@ -6,28 +6,28 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::image::Image;
-use crate::node::{TestNode, environment, lives, pid};
+use crate::node::{TestNode, environment, lives};
 use crate::terminal::Terminal;
 use crate::wait::eventually;
 
-const IMAGE: &str = "registry.local/box:1";
+pub const IMAGE: &str = "registry.local/box:1";
 
 /// A shell for what is typed, `bash` for what expects one, and something that stays.
-fn node_with_daemon() -> TestNode {
+pub fn node_with_daemon() -> TestNode {
     let mut node = without_daemon(&["default"]);
     node.start_daemon();
     node
 }
 
-fn without_daemon(namespaces: &[&str]) -> TestNode {
+pub fn without_daemon(namespaces: &[&str]) -> TestNode {
     let node = TestNode::new();
     let archive = node.dir().join("box.tar");
     Image::busybox()
         .layer(|layer| {
-            for applet in ["bash", "stty", "tty", "whoami"] {
+            for applet in ["stty", "tty"] {
                 layer.link(&format!("bin/{applet}"), "busybox");
             }
-            layer.file("bin/not-executable", 0o644, b"#!/bin/sh\n");
+            layer.file("bin/bash", 0o755, b"#!/bin/sh\nexec sh \"$@\"\n");
             layer.file("run.sh", 0o755, b"echo reporting; touch /host-etc/written 2>/dev/null; exec sleep 100000\n");
         })
         .script("trap 'exit 3' TERM; while :; do sleep 0.1; done")
@@ -38,12 +38,12 @@ fn without_daemon(namespaces: &[&str]) -> TestNode {
     node
 }
 
-fn sessions(node: &TestNode) -> usize {
+pub fn sessions(node: &TestNode) -> usize {
     fs::read_dir(node.state().join("fifo")).map_or(0, Iterator::count)
 }
 
 /// Prompts of busybox' shell end so.
-const PROMPT: &str = "# ";
+pub const PROMPT: &str = "# ";
 
 #[test]
 fn the_users_line_is_a_shell_at_a_terminal() {
@@ -88,14 +88,6 @@ fn closing_the_terminal_ends_its_task() {
     shell.ends();
     assert!(!lives(inside));
     eventually("it is gone", 20, || node.container("default", "down").is_none().then_some(()));
-    // One that is attached to what was there before only goes.
-    node.bayplan(&["run", "-d", "-t", IMAGE, "stays", "sh"]).ok();
-    let mut guest = Terminal::open(&node, &["attach", "stays"]);
-    guest.send("\r");
-    guest.expect(PROMPT);
-    guest.close();
-    assert_eq!(guest.ends(), 0);
-    assert!(lives(node.running("default", "stays")));
     assert_eq!(sessions(&node), 0);
     node.close();
 }
@@ -118,38 +110,6 @@ fn the_terminal_is_given_back_whatever_happens() {
     shell.signal(Signal::SIGTERM);
     assert_ne!(shell.ends(), 0);
     eventually("it is gone", 20, || node.container("default", "down").is_none().then_some(()));
-    assert_eq!(sessions(&node), 0);
-    node.close();
-}
-
-#[test]
-fn who_leaves_by_the_keys_comes_back_by_attach() {
-    let node = node_with_daemon();
-    let mut shell = Terminal::open(&node, &["run", "-t", "--rm", IMAGE, "down", "sh"]);
-    shell.expect(PROMPT);
-    shell.send("A=kept\r");
-    shell.expect(PROMPT);
-    shell.send("\x10\x11");
-    assert_eq!(shell.ends(), 0);
-    assert!(shell.screen().contains("bayplan -n default attach down"), "{}", shell.screen());
-    let inside = node.running("default", "down");
-    assert_eq!(sessions(&node), 0);
-
-    // Two at once see the same; other keys leave by themselves.
-    let mut one = Terminal::open(&node, &["attach", "down"]);
-    one.send("\r");
-    one.expect(PROMPT);
-    let mut two = Terminal::open(&node, &["task", "attach", "--detach-keys", "ctrl-a,d", "down"]);
-    two.becomes_raw(true);
-    eventually("both are there", 20, || (sessions(&node) == 2).then_some(()));
-    one.send("echo A is $A\r");
-    one.expect("A is kept");
-    two.expect("A is kept");
-    two.send("\x01d");
-    assert_eq!(two.ends(), 0);
-    one.send("exit 9\r");
-    assert_eq!(one.ends(), 9, "{}", one.screen());
-    assert!(!lives(inside));
     assert_eq!(sessions(&node), 0);
     node.close();
 }
@@ -218,7 +178,7 @@ fn tasks_are_seen_entered_killed_and_removed_as_by_ctr() {
 }
 
 #[test]
-fn sessions_survive_the_end_of_the_daemon() {
+pub fn sessions_survive_the_end_of_the_daemon() {
     let mut node = node_with_daemon();
     let mut run = Terminal::open(&node, &["run", "-t", "--rm", IMAGE, "down", "sh"]);
     run.expect(PROMPT);
@@ -253,12 +213,6 @@ fn with_no_daemon_a_terminal_is_the_same() {
     exec.expect("24 80");
     exec.send("exit 3\r");
     assert_eq!(exec.ends(), 3, "{}", exec.screen());
-    let mut guest = Terminal::open(&node, &["attach", "down"]);
-    guest.send("\r");
-    guest.expect(PROMPT);
-    guest.send("\x10\x11");
-    assert_eq!(guest.ends(), 0);
-    assert!(lives(pid(&node.container("default", "down").unwrap())));
     node.bayplan(&["stop", "-t", "0", "down"]).ok();
     // Its terminal is part of what it is.
     let mut again = Terminal::open(&node, &["start", "-a", "down"]);

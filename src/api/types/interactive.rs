@@ -43,6 +43,9 @@ pub struct ExecRequest {
     /// Its streams; absent: it reads nothing, and what it writes is discarded.
     #[serde(default)]
     pub stdio: Option<Stdio>,
+    /// Asked a second time, because a daemon went away in the middle: one of this id is the one that is meant.
+    #[serde(default)]
+    pub again: bool,
     /// Milliseconds after which the node kills it. For those that nobody waits for.
     #[serde(default)]
     pub timeout_ms: Option<u64>,

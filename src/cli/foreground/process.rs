@@ -71,6 +71,8 @@ impl Begin {
             }
             Begin::Exec(mut request) => {
                 request.stdio = Some(stdio);
+                // Known before it is asked for: so it is found again when the daemon goes in the middle.
+                request.exec_id.get_or_insert_with(|| uuid::Uuid::new_v4().simple().to_string()[..12].to_owned());
                 let executed = node.exec(*request).await?;
                 for warning in &executed.warnings {
                     ui.note(format!("warning: {warning}"));

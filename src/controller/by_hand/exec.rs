@@ -9,7 +9,7 @@ use crate::api::{
     WaitExecRequest,
 };
 use crate::controller::Node;
-use crate::engine::ExecSpec;
+use crate::engine::{ExecSpec, ExecWhose};
 use crate::error::Result;
 
 use super::container::{console, stdio};
@@ -32,8 +32,12 @@ impl Node {
             terminal: stdio.terminal,
             size,
         };
-        let timeout = request.timeout_ms.map(Duration::from_millis);
-        let started = self.engine.exec(&id, request.exec_id, &asked, &stdio, timeout).await?;
+        let whose = ExecWhose {
+            exec_id: request.exec_id,
+            again: request.again,
+            timeout: request.timeout_ms.map(Duration::from_millis),
+        };
+        let started = self.engine.exec(&id, whose, &asked, &stdio).await?;
         Ok(Executed { exec_id: started.exec_id, pid: started.pid, warnings: started.warnings })
     }
 
