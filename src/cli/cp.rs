@@ -29,9 +29,12 @@ pub struct Args {
     /// Where to
     #[arg(value_name = "DEST")]
     pub target: String,
-    /// Keep owners and set-id bits; else root owns what goes in, and you what comes out
+    /// Keep owners and set-id bits
     // Not `-a`, which is --address; rewritten where it stands behind `cp`.
-    #[arg(long)]
+    #[arg(
+        long,
+        help = "-a, --archive: keep owners and set-id bits; else root owns what goes in, and you what comes out"
+    )]
     pub archive: bool,
     /// Follow a link that SRC is, which is done anyway
     #[arg(short = 'L', long, hide = true)]

@@ -101,10 +101,7 @@ impl Follower {
                     if done.over {
                         return;
                     }
-                    if let Some(file) = self.files.front() {
-                        file.offset = done.offset;
-                        file.missing = 0;
-                    }
+                    self.files.was_read(done.offset);
                     if !done.found && !self.files.pop() {
                         if ended {
                             return;
@@ -112,11 +109,7 @@ impl Follower {
                         idle = true;
                     }
                 }
-                () = self.files.changed() => {
-                    // At once, also while a slow reader takes its time: files go away.
-                    self.files.gather();
-                    idle = false;
-                }
+                () = self.files.changed(), if idle => idle = false,
                 changed = changes.changed(), if idle => {
                     if changed.is_err() {
                         return;
@@ -129,26 +122,24 @@ impl Follower {
     }
 
     /// Passes over what is too old or too much.
-    fn skip(mut self) -> Self {
-        let all: Vec<_> = self.files.all().collect();
+    fn skip(self) -> Self {
+        let all = self.files.all();
         let sized: Vec<_> = all.iter().map(|file| (&*file.file, file.file.metadata().map_or(0, |m| m.len()))).collect();
         let (place, offset) = lines::tail(&sized, self.request.tail.unwrap_or(u64::MAX), self.request.since);
         for _ in 0..place {
             self.files.pop();
         }
-        if let Some(file) = self.files.front() {
-            file.offset = offset;
-        }
+        self.files.was_read(offset);
         self
     }
 
     /// Reads one piece of the front file and sends it.
-    fn step(&mut self, sender: &mpsc::Sender<Result<LogLine>>, follow: bool) -> Option<BoxFuture<'static, Step>> {
+    fn step(&self, sender: &mpsc::Sender<Result<LogLine>>, follow: bool) -> Option<BoxFuture<'static, Step>> {
         let sender = sender.clone();
         let (since, until) = (self.request.since, self.request.until);
         let front = self.files.front()?;
-        let (file, offset, missing) = (Arc::clone(&front.file), front.offset, front.missing);
-        let limit = if follow { u64::MAX } else { front.size_at_first() };
+        let (file, offset, missing) = (front.file, front.offset, front.missing);
+        let limit = if follow { u64::MAX } else { front.size };
         let directory = self.directory.clone();
         let reading = async move {
             if missing > 0 && sender.send(Ok(gap(missing))).await.is_err() {

@@ -483,7 +483,7 @@ impl Engine {
     pub fn runtime_spec(&self, id: &ContainerKey) -> Option<serde_json::Value> {
         let written = std::fs::read(self.bundle(id).ok()?.path().join("config.json")).ok();
         if let Some(written) = written.and_then(|text| serde_json::from_slice(&text).ok()) {
-            return Some(written);
+            return Some(in_order(written));
         }
         let record = self.memory.read().containers.get(id).cloned()?;
         let container = container_spec(&record.resource).ok()?;
@@ -492,7 +492,7 @@ impl Engine {
             .then(|| crate::network::path(&self.config().state, &record.namespace, &record.name).ok())
             .flatten();
         let built = self.build_spec(&record, container, &image, netns, None).ok()?;
-        serde_json::to_value(&built.spec).ok()
+        serde_json::to_value(&built.spec).ok().map(in_order)
     }
 
     fn supervision(
@@ -628,6 +628,15 @@ pub struct Making {
 pub(super) struct Wishes {
     making: Making,
     options: StartOptions,
+}
+
+/// A runtime spec with its sets of capabilities, which have no order, in one.
+fn in_order(mut spec: serde_json::Value) -> serde_json::Value {
+    let sets = spec.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(serde_json::Value::as_array_mut) {
+        set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    }
+    spec
 }
 
 /// The key of a container.

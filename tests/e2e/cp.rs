@@ -23,8 +23,9 @@ fn node() -> TestNode {
 fn tree(at: &Path) {
     fs::create_dir_all(at.join("sub")).unwrap();
     fs::write(at.join("file"), "text\n").unwrap();
-    fs::set_permissions(at.join("file"), Permissions::from_mode(0o4640)).unwrap();
+    // In this order: a new owner takes set-id bits away.
     chown(at.join("file"), Some(1000), Some(1000)).unwrap();
+    fs::set_permissions(at.join("file"), Permissions::from_mode(0o4640)).unwrap();
     symlink("../file", at.join("sub/link")).unwrap();
     fs::hard_link(at.join("file"), at.join("sub/again")).unwrap();
     let big = File::create(at.join("big")).unwrap();

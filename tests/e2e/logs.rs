@@ -9,7 +9,7 @@ use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/box:1";
 /// Lines of one attempt.
-const LINES: usize = 30_000;
+const LINES: usize = 100_000;
 
 fn node() -> TestNode {
     let mut node = TestNode::new();
@@ -20,14 +20,14 @@ fn node() -> TestNode {
     node
 }
 
-/// One that writes as fast as it can when it finds `/go`, three times, into small files of which two are kept.
+/// One that writes as fast as it can when it finds `/go`, three times, into small files of which four are kept.
 fn writer(node: &TestNode) {
     let script =
         format!("while [ ! -e /go ]; do sleep 0.02; done; seq 1 {LINES}; echo end of it >&2; sleep 0.3; exit 1");
     let manifest = format!(
         "apiVersion: bayplan.dev/v1\nkind: Container\nmetadata: {{name: web}}\nspec:\n  image: '{IMAGE}'\n  \
          command: [sh, -c, '{script}']\n  restart: OnFailure\n  restartLimit: 2\n  backoff: {{initial: 10ms, max: 10ms}}\n  \
-         logs: {{maxSize: 64Ki, maxFiles: 2}}\n"
+         logs: {{maxSize: 256Ki, maxFiles: 4}}\n"
     );
     node.bayplan(&["apply", "-f", &node.file("web.yaml", manifest)]).ok();
     node.running("default", "web");
@@ -50,7 +50,7 @@ fn every_line_of_a_fast_writer_comes_once_over_rotations_and_restarts() {
         let inotify = |entry: fs::DirEntry| {
             let info = fs::read_to_string(format!("/proc/{daemon}/fdinfo/{}", entry.file_name().to_str()?)).ok()?;
             // IN_MODIFY and IN_CREATE; what the manifests are watched by has more.
-            info.lines().any(|line| line.starts_with("inotify ") && line.contains("mask:502")).then_some(())
+            info.lines().any(|line| line.starts_with("inotify ") && line.contains("mask:102")).then_some(())
         };
         fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().filter_map(Result::ok).find_map(inotify)
     });
@@ -121,7 +121,7 @@ fn a_reader_that_stands_still_holds_up_nobody() {
     let script = "while :; do seq 1 2000; sleep 0.01; done";
     node.bayplan(&["run", "-d", IMAGE, "web", "sh", "-c", script]).ok();
     // Nobody reads what it is given.
-    let mut still = node.command(&["logs", "-f", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut still = node.bare(&["logs", "-f", "web"]).stdout(Stdio::piped()).spawn().unwrap();
     let seen = || node.bayplan(&["logs", "--tail", "1", "-t", "web"]).ok().stdout;
     let before = seen();
     eventually("the container goes on writing, and others read it", 30, || (seen() != before).then_some(()));

@@ -1,20 +1,20 @@
 //! The files of a container's log in the order they were written, over rotations and attempts.
 //!
-//! A file is known by its inode and read through a descriptor, so that its name may change and even go. Files are
-//! opened as soon as the kernel tells of them, not when their turn comes: a writer that rotates faster than its reader
-//! reads loses nothing, within [`HELD`]. What is beyond that is counted and said.
+//! A file is known by its inode and read through a descriptor, so that its name may change and even go. A thread of its
+//! own opens files as soon as the kernel tells of them, whatever their reader does meanwhile: a writer that rotates
+//! faster than its reader reads loses nothing, within [`HELD`]. What is beyond that is counted and said.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 /// Bytes of files that are kept from vanishing for one reader.
 const HELD: u64 = 256 << 20;
@@ -24,6 +24,7 @@ const OPEN: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// One file.
+#[derive(Clone)]
 pub struct LogFile {
     /// Its attempt.
     pub attempt: u32,
@@ -33,17 +34,37 @@ pub struct LogFile {
     pub offset: u64,
     /// Files before it that nobody reads any more: they were rotated away.
     pub missing: u64,
+    /// Its bytes when it was opened: where a reader that does not follow ends.
+    pub size: u64,
     inode: u64,
-    size: u64,
 }
 
 /// See the module.
 pub struct Files {
+    shared: Arc<Shared>,
+    /// What the thread is ended by; none while there is none.
+    stop: Option<OwnedFd>,
+    follow: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Queue {
     directory: PathBuf,
-    watch: Watch,
+    /// The watch on the directory, once there is one.
+    watch: Option<OwnedFd>,
     /// Not read to their ends yet, oldest first; the last one stays, also when it is: its inode is what those that come
     /// are told apart by.
-    queue: VecDeque<LogFile>,
+    files: VecDeque<LogFile>,
     first_attempt: u32,
     /// Something happened in the directory that was not looked at.
     stirred: bool,
@@ -51,56 +72,51 @@ pub struct Files {
     untold: i64,
 }
 
-enum Watch {
-    /// Nothing is waited for.
-    None,
-    /// The directory is not there yet.
-    Absent,
-    /// The kernel tells.
-    Inotify(AsyncFd<OwnedFd>),
-    /// It does not.
-    Clock,
-}
-
-impl LogFile {
-    /// Its bytes when it was opened: where a reader that does not follow ends.
-    pub fn size_at_first(&self) -> u64 {
-        self.size
-    }
-}
-
 impl Files {
     /// Those of an attempt that are there; with `follow` those to come as well, of later attempts too.
     pub fn open(directory: PathBuf, attempt: u32, follow: bool) -> Self {
-        let watch = if follow { Watch::Absent } else { Watch::None };
-        let queue = VecDeque::new();
-        let mut files = Self { directory, watch, queue, first_attempt: attempt, stirred: true, untold: 0 };
-        files.gather();
-        // What was found is not told from what the kernel tells of meanwhile; from here on it is.
-        files.drain();
-        files.untold = 0;
-        if !follow {
-            files.queue.retain(|file| file.attempt == attempt);
+        let files = VecDeque::new();
+        let mut queue = Queue { directory, watch: None, files, first_attempt: attempt, stirred: true, untold: 0 };
+        if follow {
+            queue.begin();
         }
+        queue.gather();
+        // What was found is not told from what the kernel tells of meanwhile; from here on it is.
+        queue.drain();
+        queue.untold = 0;
+        if !follow {
+            queue.files.retain(|file| file.attempt == attempt);
+        }
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Notify::new() });
+        let mut files = Self { shared, stop: None, follow };
+        files.gather();
         files
     }
 
     /// The file to read from.
-    pub fn front(&mut self) -> Option<&mut LogFile> {
-        self.queue.front_mut()
+    pub fn front(&self) -> Option<LogFile> {
+        self.shared.queue().files.front().cloned()
+    }
+
+    /// The front file was read so far, and what was missing before it was told.
+    pub fn was_read(&self, offset: u64) {
+        if let Some(front) = self.shared.queue().files.front_mut() {
+            (front.offset, front.missing) = (offset, 0);
+        }
     }
 
     /// All of them.
-    pub fn all(&self) -> impl DoubleEndedIterator<Item = &LogFile> {
-        self.queue.iter()
+    pub fn all(&self) -> Vec<LogFile> {
+        self.shared.queue().files.iter().cloned().collect()
     }
 
     /// The front file was read to its end; whether there is another.
-    pub fn pop(&mut self) -> bool {
-        if self.queue.len() > 1 {
-            self.queue.pop_front();
+    pub fn pop(&self) -> bool {
+        let mut queue = self.shared.queue();
+        if queue.files.len() > 1 {
+            queue.files.pop_front();
             // There may be room for those that were not taken.
-            self.stirred |= self.untold > 0;
+            queue.stirred |= queue.untold > 0;
             return true;
         }
         false
@@ -108,41 +124,82 @@ impl Files {
 
     /// The attempt of the newest file.
     pub fn newest_attempt(&self) -> Option<u32> {
-        self.queue.back().map(|file| file.attempt)
+        self.shared.queue().files.back().map(|file| file.attempt)
     }
 
     /// Until something happened in the directory.
-    pub async fn changed(&mut self) {
-        match &mut self.watch {
-            Watch::None | Watch::Absent => std::future::pending().await,
-            Watch::Clock => {
-                tokio::time::sleep(LOOK).await;
-                self.stirred = true;
-            }
-            Watch::Inotify(descriptor) => match descriptor.readable().await {
-                Ok(mut guard) => guard.clear_ready(),
-                Err(_) => self.watch = Watch::Clock,
-            },
-        }
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
     }
 
-    /// Opens what is new, if anything happened. Quick: a listing and a few `open`s.
+    /// Opens what is new, if anything happened, and begins to watch where the directory has come to be.
     pub fn gather(&mut self) {
-        if matches!(self.watch, Watch::Absent) {
-            self.begin();
+        let mut queue = self.shared.queue();
+        if self.follow && queue.watch.is_none() {
+            queue.begin();
         }
+        queue.gather();
+        let watch = queue.watch.as_ref().and_then(|watch| watch.try_clone().ok());
+        drop(queue);
+        if self.follow && self.stop.is_none() && watch.is_some() {
+            self.stop = attend(Arc::clone(&self.shared), watch);
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Some(stop) = &self.stop {
+            let _ = rustix::io::write(stop, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// Starts the thread that opens what comes, until the descriptor that it gives is written to.
+fn attend(shared: Arc<Shared>, watch: Option<OwnedFd>) -> Option<OwnedFd> {
+    let stop = eventfd(0, EventfdFlags::CLOEXEC).ok()?;
+    let told = stop.try_clone().ok()?;
+    let look = Timespec { tv_sec: i64::try_from(LOOK.as_secs()).unwrap_or(1), tv_nsec: 0 };
+    let attending = move || {
+        loop {
+            let stopped = PollFd::new(&told, PollFlags::IN);
+            let polled = match &watch {
+                Some(watch) => poll(&mut [stopped, PollFd::new(watch, PollFlags::IN)], None),
+                None => poll(&mut [stopped], Some(&look)),
+            };
+            if polled.is_err_and(|error| error != rustix::io::Errno::INTR) {
+                return;
+            }
+            let mut end = [PollFd::new(&told, PollFlags::IN)];
+            if poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0) {
+                return;
+            }
+            let mut queue = shared.queue();
+            queue.stirred |= watch.is_none();
+            queue.gather();
+            drop(queue);
+            shared.changed.notify_one();
+        }
+    };
+    std::thread::Builder::new().name("log".into()).spawn(attending).ok()?;
+    Some(stop)
+}
+
+impl Queue {
+    /// Opens what is new, if anything happened. Quick: a listing and a few `open`s.
+    fn gather(&mut self) {
         self.drain();
         if !std::mem::take(&mut self.stirred) {
             return;
         }
-        if self.queue.len() >= OPEN || self.held() > HELD {
+        if self.files.len() >= OPEN || self.held() > HELD {
             return;
         }
         // A file may be between two names at the moment of a look; one that has a name is found by the next.
         for _ in 0..5 {
             let (found, reached) = self.look();
-            let gone = self.queue.back().is_some_and(|newest| newest.file.metadata().is_ok_and(|m| m.nlink() == 0));
-            if !reached && !gone && !self.queue.is_empty() {
+            let gone = self.files.back().is_some_and(|newest| newest.file.metadata().is_ok_and(|m| m.nlink() == 0));
+            if !reached && !gone && !self.files.is_empty() {
                 continue;
             }
             self.take(found, reached);
@@ -163,16 +220,16 @@ impl Files {
         if reached || !found.is_empty() {
             self.untold = self.untold.min(0);
         }
-        self.queue.extend(found);
+        self.files.extend(found);
     }
 
     fn held(&self) -> u64 {
-        self.queue.iter().map(|file| file.file.metadata().map_or(0, |metadata| metadata.len())).sum()
+        self.files.iter().map(|file| file.file.metadata().map_or(0, |metadata| metadata.len())).sum()
     }
 
     /// Files that are newer than the newest known one, oldest first, and whether that one was met.
     fn look(&self) -> (Vec<LogFile>, bool) {
-        let newest = self.queue.back();
+        let newest = self.files.back();
         let from = newest.map_or(self.first_attempt, |file| file.attempt);
         let mut names: Vec<(u32, u32)> = std::fs::read_dir(&self.directory)
             .into_iter()
@@ -214,50 +271,35 @@ impl Files {
         Some(LogFile { attempt, file: Arc::new(file), offset: 0, missing: 0, inode, size })
     }
 
-    // The descriptor is owned here and lives as long as its registration, which is all that the deprecation is about.
+    // The descriptor is owned here and lives as long as its watch, which is all that the deprecation is about.
     #[allow(deprecated)]
     fn begin(&mut self) {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-        let Ok(descriptor) = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) else {
-            self.watch = Watch::Clock;
-            return;
-        };
-        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
-        self.watch = match add_watch(&descriptor, &self.directory, events) {
-            Ok(_) => match AsyncFd::with_interest(descriptor, Interest::READABLE) {
-                Ok(descriptor) => Watch::Inotify(descriptor),
-                Err(_) => Watch::Clock,
-            },
-            Err(rustix::io::Errno::NOENT) => return,
-            Err(_) => Watch::Clock,
-        };
-        self.stirred = true;
+        let Ok(descriptor) = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) else { return };
+        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR;
+        if add_watch(&descriptor, &self.directory, events).is_ok() {
+            self.watch = Some(descriptor);
+            self.stirred = true;
+        }
     }
 
     /// Takes what the kernel has to tell.
     fn drain(&mut self) {
-        let Watch::Inotify(descriptor) = &self.watch else { return };
-        let from = self.newest_attempt().unwrap_or(self.first_attempt);
+        use rustix::fs::inotify::{ReadFlags, Reader};
+        let from = self.files.back().map_or(self.first_attempt, |file| file.attempt);
+        let Some(watch) = &self.watch else { return };
         let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 4096];
-        let mut reader = rustix::fs::inotify::Reader::new(descriptor.get_ref(), &mut buffer);
-        let (mut created, mut ended) = (0, false);
+        let mut reader = Reader::new(watch.as_fd(), &mut buffer);
+        let mut created = 0;
         while let Ok(event) = reader.next() {
-            use rustix::fs::inotify::ReadFlags;
             let flags = event.events();
-            ended |= flags.contains(ReadFlags::IGNORED);
             self.stirred |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
             let name = event.file_name().and_then(|name| name.to_str().ok()).and_then(parse);
-            if flags.contains(ReadFlags::CREATE) && name.is_some_and(|(attempt, number)| attempt >= from && number == 0)
-            {
-                created += 1;
-            }
+            let is_new = name.is_some_and(|(attempt, number)| attempt >= from && number == 0);
+            created += i64::from(flags.contains(ReadFlags::CREATE) && is_new);
         }
         self.untold += created;
         self.stirred |= created > 0;
-        if ended {
-            // The directory is gone; another of its name may come.
-            self.watch = Watch::Absent;
-        }
     }
 }
 
@@ -297,7 +339,7 @@ mod tests {
             put(name);
         }
         let mut files = Files::open(dir.path().into(), 1, true);
-        assert_eq!(files.all().map(text).collect::<Vec<_>>(), ["1.log.2", "1.log.1", "1.log"]);
+        assert_eq!(files.all().iter().map(text).collect::<Vec<_>>(), ["1.log.2", "1.log.1", "1.log"]);
         rotate(dir.path(), 4);
         put("1.log");
         put("2.log");
@@ -316,16 +358,19 @@ mod tests {
             std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
             files.gather();
         }
-        let seen: Vec<String> = files.all().map(text).collect();
+        let seen: Vec<String> = files.all().iter().map(text).collect();
         assert_eq!(seen, (0..=20).map(|number| number.to_string()).collect::<Vec<_>>());
-        assert!(files.all().all(|file| file.missing == 0));
+        assert!(files.all().iter().all(|file| file.missing == 0));
         // Nobody looks while twenty more are written; three are left.
-        for number in 21..=40 {
-            rotate(dir.path(), 3);
-            std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
+        {
+            let mut queue = files.shared.queue();
+            for number in 21..=40 {
+                rotate(dir.path(), 3);
+                std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
+            }
+            queue.gather();
         }
-        files.gather();
-        let last: Vec<(String, u64)> = files.all().skip(21).map(|file| (text(file), file.missing)).collect();
+        let last: Vec<(String, u64)> = files.all().iter().skip(21).map(|file| (text(file), file.missing)).collect();
         assert_eq!(last, [("38".into(), 17), ("39".into(), 0), ("40".into(), 0)]);
     }
 
@@ -337,9 +382,10 @@ mod tests {
         std::fs::create_dir(&own).unwrap();
         files.gather();
         std::fs::write(own.join("1.log"), "a").unwrap();
-        files.changed().await;
-        files.gather();
-        assert_eq!(files.all().map(text).collect::<Vec<_>>(), ["a"]);
+        while files.front().is_none() {
+            files.changed().await;
+        }
+        assert_eq!(files.all().iter().map(text).collect::<Vec<_>>(), ["a"]);
         // What is open can be read when its directory is gone. (The kernel tells of that only when nothing in it is open:
         // whoever follows learns it from the container's end.)
         std::fs::remove_dir_all(&own).unwrap();
