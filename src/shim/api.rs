@@ -42,7 +42,7 @@ pub fn call(
         }
         "Exec" => {
             let request: ExecProcessRequest = parse(payload)?;
-            find(tasks, &request.id)?.add(request)?;
+            find(tasks, &request.id)?.add(request, cx)?;
             cx.answer(reply, Ok(Vec::new()));
         }
         "Delete" => {

@@ -12,6 +12,8 @@ pub enum Action {
     Delete,
     /// Print the version.
     Version,
+    /// Print a `RuntimeInfo`.
+    Info,
 }
 
 /// The parsed command line.
@@ -27,6 +29,8 @@ pub struct Args {
     pub bundle: Option<PathBuf>,
     /// Where the host takes events.
     pub address: String,
+    /// The host's own program, which takes events.
+    pub publish_binary: String,
     /// Write down more.
     pub debug: bool,
 }
@@ -63,6 +67,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Args, ArgsEr
         id: String::new(),
         bundle: None,
         address: String::new(),
+        publish_binary: String::new(),
         debug: false,
     };
     let mut action = None;
@@ -83,9 +88,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Args, ArgsEr
             "id" => parsed.id = value()?,
             "bundle" => parsed.bundle = Some(PathBuf::from(value()?)).filter(|path| !path.as_os_str().is_empty()),
             "address" => parsed.address = value()?,
-            "publish-binary" | "socket" => drop(value()?),
+            "publish-binary" => parsed.publish_binary = value()?,
+            "socket" | "debug-socket" => drop(value()?),
             "debug" => parsed.debug = true,
             "v" | "version" => return Ok(parsed),
+            "info" => return Ok(Args { action: Action::Info, ..parsed }),
             _ => return Err(ArgsError::Flag(name.to_owned())),
         }
     }
@@ -115,12 +122,14 @@ mod tests {
             id: "x1".into(),
             bundle: None,
             address: "/run/c.sock".into(),
+            publish_binary: "/usr/bin/containerd".into(),
             debug: true,
         };
         assert_eq!(args, Ok(expected));
         let args = line("--namespace=a -id=b -bundle /run/b delete").unwrap();
         assert_eq!((args.action, args.bundle), (Action::Delete, Some("/run/b".into())));
         assert_eq!(line("-v").unwrap().action, Action::Version);
+        assert_eq!(line("-info").unwrap().action, Action::Info);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::time::Instant;
 
 use containerd_shim_protos::api::{ExecProcessRequest, UpdateTaskRequest};
+use containerd_shim_protos::events::task::{TaskExecAdded, TaskOOM};
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, WaitStatus};
@@ -25,7 +27,7 @@ const MAX_SPENT: usize = 64;
 
 impl Task {
     /// `Exec`: keeps the description of one more process.
-    pub fn add(&mut self, mut request: ExecProcessRequest) -> Result<(), Refusal> {
+    pub fn add(&mut self, mut request: ExecProcessRequest, cx: &mut Context) -> Result<(), Refusal> {
         self.takes_processes()?;
         if self.execs.iter().any(|exec| exec.id == request.exec_id) {
             let message = format!("process {} of task {} already exists", request.exec_id, self.id);
@@ -52,6 +54,12 @@ impl Task {
         self.executions += 1;
         let whose = Whose { id: &request.exec_id, namespace: &self.namespace, bundle: &self.bundle };
         self.execs.push(Exec::add(&request, wanted, whose, self.executions)?);
+        let (container_id, exec_id) = (request.id, request.exec_id);
+        cx.events.tell(topics::TASK_EXEC_ADDED_EVENT_TOPIC, || TaskExecAdded {
+            container_id,
+            exec_id,
+            ..Default::default()
+        });
         Ok(())
     }
 
@@ -138,14 +146,34 @@ impl Task {
             job.said.read(&mut cx.poll);
             return true;
         }
+        if let Some(oom) = self.oom.as_mut().filter(|oom| oom.owns(token)) {
+            if !oom.heard(cx.now) {
+                self.count_kills(cx);
+                self.oom = None;
+            }
+            return true;
+        }
         self.execs.iter_mut().any(|exec| exec.event(token, cx))
+    }
+
+    /// Looks how many processes the kernel has killed, and tells of new ones.
+    pub(super) fn count_kills(&mut self, cx: &mut Context) {
+        let Some(oom) = &mut self.oom else { return };
+        oom.look = None;
+        let Some(kills) = self.cgroup.oom_kills().filter(|kills| *kills > self.state.oom_kills) else { return };
+        self.state.oom_kills = kills;
+        self.transition(false, cx);
+        let container_id = self.id.clone();
+        cx.events.tell(topics::TASK_OOM_EVENT_TOPIC, || TaskOOM { container_id, ..Default::default() });
     }
 
     /// When [`Self::tick_beside`] is wanted at the latest.
     pub(super) fn deadline_beside(&self) -> Option<Instant> {
         let execs = self.execs.iter().filter_map(Exec::deadline);
         let updates = self.updates.iter().map(|(job, _)| job.deadline);
-        execs.chain(updates).chain(self.freezing.as_ref().map(|freezing| freezing.next)).min()
+        let freezing = self.freezing.as_ref().map(|freezing| freezing.next);
+        let oom = self.oom.as_ref().and_then(|oom| oom.look);
+        execs.chain(updates).chain(freezing).chain(oom).min()
     }
 
     /// Time has passed.
@@ -153,5 +181,8 @@ impl Task {
         self.execs.iter_mut().for_each(|exec| exec.tick(cx));
         self.updates.iter_mut().for_each(|(job, _)| job.tick(cx.now));
         self.look_at_freezer(cx);
+        if self.oom.as_ref().and_then(|oom| oom.look).is_some_and(|at| cx.now >= at) {
+            self.count_kills(cx);
+        }
     }
 }

@@ -14,10 +14,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidf
 
 use super::args::Args;
 use super::boot::{self, BootError, on};
+use super::bootstrap::Bootstrap;
 use super::cgroup::Cgroup;
 use super::protocol::{Exit, TaskPhase};
 use super::runc::{EXECUTION, LOG, Runtime};
-use super::{mounts, record};
+use super::{mounts, options, record};
 
 /// A shim that was just told to end may still be at it.
 const SHIM_PATIENCE: Duration = Duration::from_secs(2);
@@ -31,13 +32,10 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
     let _lock = boot::lock(bundle, SHIM_PATIENCE)?;
     let runtime = match record::supervision(bundle) {
         Ok(Some(supervision)) => {
-            Runtime { binary: supervision.runtime, root: supervision.runtime_root, systemd: supervision.systemd_cgroup }
+            Runtime::new(supervision.runtime, supervision.runtime_root, supervision.systemd_cgroup)
         }
-        _ => record::load_runtime(bundle).unwrap_or_else(|| Runtime {
-            binary: "runc".into(),
-            root: Path::new("/run/containerd/runc").join(&args.namespace),
-            systemd: false,
-        }),
+        _ => record::load_runtime(bundle)
+            .unwrap_or_else(|| Runtime::new("runc".into(), Path::new(options::ROOT).join(&args.namespace), false)),
     };
     end_executions(bundle);
     let state_dir = runtime.state_dir(&args.id);
@@ -66,7 +64,7 @@ pub fn delete(args: &Args, bundle: &Path) -> Result<Vec<u8>, BootError> {
         return Err(on(rootfs.display())(std::io::Error::other("it cannot be unmounted")));
     }
     let exit = settle(bundle);
-    boot::unlisten(args, bundle);
+    boot::unlisten(args, bundle, &Bootstrap::socket_dir());
     let at = exit.1.at;
     let time = ProtoTime { seconds: at.as_second(), nanos: at.subsec_nanosecond(), ..Default::default() };
     let response = DeleteResponse {

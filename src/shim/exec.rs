@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::api::{
     DeleteResponse, ExecProcessRequest, KillRequest, StartResponse, StateResponse, Status, WaitResponse,
 };
+use containerd_shim_protos::events::task::{TaskExecStarted, TaskExit};
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -243,7 +245,7 @@ impl Exec {
             Phase::Starting { early, .. } if named_pid(home.bundle, self.verb) == Some(pid) => {
                 *early = Some((status, Timestamp::now()));
             }
-            Phase::Running(own) if *own == pid => self.exited(status, Timestamp::now(), cx),
+            Phase::Running(own) if *own == pid => self.exited(home, status, Timestamp::now(), cx),
             _ => return false,
         }
         true
@@ -263,9 +265,15 @@ impl Exec {
             Some(pid) => {
                 self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.phase = Phase::Running(pid);
+                cx.events.tell(topics::TASK_EXEC_STARTED_EVENT_TOPIC, || TaskExecStarted {
+                    container_id: home.id.to_owned(),
+                    exec_id: self.id.clone(),
+                    pid: self.last_pid,
+                    ..Default::default()
+                });
                 cx.answer(reply, encode(&StartResponse { pid: self.last_pid, ..Default::default() }));
                 if let Some((status, at)) = early {
-                    self.exited(status, at, cx);
+                    self.exited(home, status, at, cx);
                 }
             }
             None => {
@@ -284,8 +292,17 @@ impl Exec {
         self.end(Ended { code: status_of(message), at: Timestamp::now() }, cx);
     }
 
-    fn exited(&mut self, status: WaitStatus, at: Timestamp, cx: &mut Context) {
-        self.end(Ended { code: exit_code(status), at }, cx);
+    fn exited(&mut self, home: Home, status: WaitStatus, at: Timestamp, cx: &mut Context) {
+        let code = exit_code(status);
+        cx.events.tell(topics::TASK_EXIT_EVENT_TOPIC, || TaskExit {
+            container_id: home.id.to_owned(),
+            id: self.id.clone(),
+            pid: self.last_pid,
+            exit_status: code,
+            exited_at: proto_time(at),
+            ..Default::default()
+        });
+        self.end(Ended { code, at }, cx);
     }
 
     fn end(&mut self, ended: Ended, cx: &mut Context) {

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use containerd_shim_protos::events::task::{TaskPaused, TaskResumed};
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 
 use super::reply::precondition;
@@ -103,6 +105,15 @@ impl Task {
         if self.state.paused != paused {
             self.state.paused = paused;
             self.transition(false, cx);
+            let container_id = self.id.clone();
+            match paused {
+                true => cx
+                    .events
+                    .tell(topics::TASK_PAUSED_EVENT_TOPIC, || TaskPaused { container_id, ..Default::default() }),
+                false => cx
+                    .events
+                    .tell(topics::TASK_RESUMED_EVENT_TOPIC, || TaskResumed { container_id, ..Default::default() }),
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api::{CreateTaskResponse, StartResponse};
+use containerd_shim_protos::api::{CreateTaskResponse, DeleteResponse, StartResponse};
+use containerd_shim_protos::events::task::{TaskDelete, TaskExit, TaskStart};
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -14,7 +16,7 @@ use super::job::Job;
 use super::log::CriLog;
 use super::note::note;
 use super::protocol::{Exit, TaskPhase};
-use super::reply::{encode, exit_code, precondition, signal};
+use super::reply::{encode, exit_code, precondition, proto_time, signal};
 use super::restart::{History, Verdict, Why, after_exit};
 use super::runc::{Execution, Verb, is_child, named_pid};
 use super::server::Context;
@@ -210,10 +212,13 @@ impl Task {
         self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
         self.state.pid = Some(self.last_pid);
         self.cgroup = Cgroup::of(pid);
+        self.oom = oom::Watch::begin(&self.cgroup, &mut cx.poll);
+        self.state.oom_kills = 0;
         match self.asker.take() {
             Some(reply) => {
                 self.state.phase = TaskPhase::Created;
                 self.transition(false, cx);
+                self.announce(cx);
                 cx.answer(reply, encode(&CreateTaskResponse { pid: self.last_pid, ..Default::default() }));
             }
             None if self.early.is_some() => {
@@ -278,6 +283,8 @@ impl Task {
             self.state.reason = None;
         }
         self.transition(false, cx);
+        let (container_id, pid) = (self.id.clone(), self.last_pid);
+        cx.events.tell(topics::TASK_START_EVENT_TOPIC, || TaskStart { container_id, pid, ..Default::default() });
         if let Some(reply) = self.asker.take() {
             cx.answer(reply, encode(&StartResponse { pid: self.last_pid, ..Default::default() }));
         }
@@ -307,6 +314,8 @@ impl Task {
         // First of all: systemd removes the group of a scope as soon as it is empty.
         let for_memory = || self.cgroup.oom_kills().map_or_else(|| pid.is_some_and(oom::killed), |kills| kills > 0);
         let oom_killed = signal == Some(Signal::KILL.as_raw()) && for_memory();
+        self.count_kills(cx);
+        self.oom = None;
         self.init = None;
         self.stdio.drain(&mut cx.poll);
         let code = exit_code(status);
@@ -334,6 +343,14 @@ impl Task {
         }
         self.stdio.ended(self.next_start.is_none(), &mut cx.poll);
         self.transition(true, cx);
+        cx.events.tell(topics::TASK_EXIT_EVENT_TOPIC, || TaskExit {
+            container_id: self.id.clone(),
+            id: self.id.clone(),
+            pid: self.last_pid,
+            exit_status: code,
+            exited_at: proto_time(at),
+            ..Default::default()
+        });
         self.answer_waiters(cx);
         self.remains = Some((cx.now, cx.now + REMAINS_PATIENCE));
     }
@@ -404,6 +421,15 @@ impl Task {
                 for reply in replies {
                     cx.answer(reply, encode(&self.delete_response()));
                 }
+                let DeleteResponse { pid, exit_status, exited_at, .. } = self.delete_response();
+                let container_id = self.id.clone();
+                cx.events.tell(topics::TASK_DELETE_EVENT_TOPIC, || TaskDelete {
+                    container_id,
+                    pid,
+                    exit_status,
+                    exited_at,
+                    ..Default::default()
+                });
                 self.leave(cx);
             }
         } else if let Some(stop) = self.stop.take() {

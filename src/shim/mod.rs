@@ -13,10 +13,12 @@ mod args;
 mod beside;
 mod binary;
 mod boot;
+mod bootstrap;
 mod cgroup;
 mod cleanup;
 mod conn;
 mod console;
+mod events;
 mod exec;
 mod freeze;
 mod input;
@@ -26,6 +28,7 @@ mod log;
 mod mounts;
 mod note;
 mod oom;
+mod options;
 mod outlet;
 mod poll;
 pub mod protocol;
@@ -64,6 +67,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args = args::parse(std::env::args().skip(1))?;
     if args.action == Action::Version {
         println!("bayplan-shim {}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    if args.action == Action::Info {
+        std::io::stdout().write_all(&bootstrap::info()?)?;
         return Ok(());
     }
     if let Some(bundle) = &args.bundle {

@@ -160,6 +160,9 @@ pub struct TaskState {
     /// Its processes are frozen; the phase stays `Running`, as shims and engines before this field know it.
     #[serde(default)]
     pub paused: bool,
+    /// Processes of this attempt that the kernel killed at the container's memory limit, so far.
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// Asks for the first state after this one.

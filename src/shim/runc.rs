@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus, waitid};
+use rustix::process::{Gid, Pid, Uid, WaitId, WaitIdOptions, WaitStatus, waitid};
 
 use super::said::Said;
 use super::spawn::spawn;
@@ -85,6 +85,15 @@ pub struct Runtime {
     pub root: PathBuf,
     /// `--systemd-cgroup`.
     pub systemd: bool,
+    /// `--no-pivot`.
+    #[serde(default)]
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    #[serde(default)]
+    pub no_new_keyring: bool,
+    /// User and group that the pipes of containers belong to.
+    #[serde(default)]
+    pub io_owner: (u32, u32),
 }
 
 /// The container's ends of its standard streams; `None` is nowhere.
@@ -103,6 +112,11 @@ pub struct Execution<'a> {
 }
 
 impl Runtime {
+    /// As our own engine has it.
+    pub fn new(binary: PathBuf, root: PathBuf, systemd: bool) -> Self {
+        Self { binary, root, systemd, no_pivot: false, no_new_keyring: false, io_owner: (0, 0) }
+    }
+
     /// Starts an execution.
     pub fn spawn(&self, execution: Execution) -> Result<Pid, String> {
         let Execution { verb, bundle, id, ends } = execution;
@@ -118,6 +132,8 @@ impl Runtime {
         match verb {
             Verb::Create => {
                 arguments.extend([OsStr::new("--bundle"), bundle.as_os_str()]);
+                arguments.extend(self.no_pivot.then_some(OsStr::new("--no-pivot")));
+                arguments.extend(self.no_new_keyring.then_some(OsStr::new("--no-new-keyring")));
             }
             Verb::Exec(_) => {
                 arguments.extend([OsStr::new("--detach"), OsStr::new("--process"), process.as_os_str()]);
@@ -127,6 +143,7 @@ impl Runtime {
             Verb::Start | Verb::Delete => {}
         }
         if let Verb::Create | Verb::Exec(_) = verb {
+            self.hand_over(&ends)?;
             let _ = fs::remove_file(&pid_file);
             arguments.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
             if let Some(console) = &ends.console {
@@ -141,6 +158,16 @@ impl Runtime {
             ),
             _ => format!("the OCI runtime {}: {error}", self.binary.display()),
         })
+    }
+
+    /// Gives the container's ends of its pipes to whom the host says.
+    fn hand_over(&self, ends: &Ends) -> Result<(), String> {
+        let (user, group) = self.io_owner;
+        for stream in ends.streams.iter().flatten().filter(|_| self.io_owner != (0, 0)) {
+            rustix::fs::fchown(stream, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
+                .map_err(|error| format!("pipe for user {user} and group {group}: {error}"))?;
+        }
+        Ok(())
     }
 
     /// Where the runtime keeps what it knows of container `id`.
@@ -219,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_package() {
-        let runtime = Runtime { binary: "/nonexistent/runc".into(), root: "/tmp".into(), systemd: false };
+        let runtime = Runtime::new("/nonexistent/runc".into(), "/tmp".into(), false);
         let (verb, bundle, ends) = (Verb::Start, Path::new("/nonexistent"), Ends::default());
         let error = runtime.spawn(Execution { verb, bundle, id: "x", ends }).unwrap_err();
         assert!(error.contains("/nonexistent/runc") && error.contains("package runc"), "{error}");

@@ -14,6 +14,7 @@ use rustix::process::WaitOptions;
 
 use super::api;
 use super::conn::{Connection, Heard};
+use super::events::{Events, Host};
 use super::note::note;
 use super::poll::Poll;
 use super::protocol::{ATTACH, AttachRequest, RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
@@ -26,6 +27,9 @@ const MAX_CONNECTIONS: usize = 64;
 const LONELY: Duration = Duration::from_secs(300);
 /// Quiet time after which memory is given back.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a shim that has to go tries to tell its last events.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Whom an answer goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Context {
     pub poll: Poll,
     /// The time of this turn of the loop.
     pub now: Instant,
+    /// What the host is told beside its answers.
+    pub events: Events,
     /// The host wants the shim to go.
     pub ending: bool,
     outbox: Vec<(ReplyTo, Answer)>,
@@ -85,12 +91,13 @@ pub fn signals() -> SigSet {
 
 impl Server {
     /// Serves on a bound and listening socket. [`signals`] must be blocked.
-    pub fn new(listener: OwnedFd, namespace: String) -> std::io::Result<Self> {
+    pub fn new(listener: OwnedFd, namespace: String, host: Host) -> std::io::Result<Self> {
         let mut poll = Poll::new()?;
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let signals_token = poll.add(&signals, EventFlags::IN)?;
         let listener_token = poll.add(&listener, EventFlags::IN)?;
-        let cx = Context { poll, now: Instant::now(), ending: false, outbox: Vec::new() };
+        let events = Events::new(host, &namespace);
+        let cx = Context { poll, now: Instant::now(), events, ending: false, outbox: Vec::new() };
         let (connections, tasks) = (Vec::new(), Vec::new());
         Ok(Self {
             cx,
@@ -110,12 +117,17 @@ impl Server {
         let mut events = Vec::with_capacity(32);
         let mut restless = true;
         let mut alone_since = None;
-        while !self.cx.ending {
+        let mut last_words = None;
+        while !self.cx.ending || (!self.cx.events.is_empty() && last_words.is_none_or(|until| self.cx.now < until)) {
+            if self.cx.ending {
+                last_words.get_or_insert(self.cx.now + LAST_WORDS);
+            }
             let alone = self.tasks.is_empty() && self.connections.is_empty();
             alone_since = if alone { alone_since.or(Some(self.cx.now)) } else { None };
             let lonely = alone_since.map(|since| since + LONELY);
             let quiet = restless.then(|| self.cx.now + QUIET);
-            let deadline = self.tasks.iter().filter_map(Task::deadline).chain(lonely).chain(quiet).min();
+            let others = [lonely, quiet, last_words, self.cx.events.deadline()];
+            let deadline = self.tasks.iter().filter_map(Task::deadline).chain(others.into_iter().flatten()).min();
             self.cx.poll.wait(&mut events, deadline)?;
             self.cx.now = Instant::now();
             if lonely.is_some_and(|at| self.cx.now >= at) && events.is_empty() {
@@ -132,6 +144,8 @@ impl Server {
                 }
             }
             self.deliver();
+            let Context { events, now, poll, .. } = &mut self.cx;
+            events.advance(*now, poll);
             self.tasks.retain(|task| !task.gone);
             if !worked && restless {
                 self.cx.poll.shrink();
@@ -158,7 +172,7 @@ impl Server {
             self.accept();
         } else if let Some(at) = self.connections.iter().position(|connection| connection.token == token) {
             self.hear(at, flags);
-        } else {
+        } else if !self.tell(token) {
             for task in &mut self.tasks {
                 if task.event(token, &mut self.cx) {
                     break;
@@ -167,11 +181,18 @@ impl Server {
         }
     }
 
+    fn tell(&mut self, token: u64) -> bool {
+        let Context { events, now, poll, .. } = &mut self.cx;
+        events.event(token, *now, poll)
+    }
+
     /// Several exits may share one SIGCHLD, and orphans of the container come here too, which nobody knows.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let cx = &mut self.cx;
-            self.tasks.iter_mut().any(|task| task.reaped(pid, status, cx));
+            if !cx.events.reaped(pid, status.exit_status() == Some(0), cx.now) {
+                self.tasks.iter_mut().any(|task| task.reaped(pid, status, cx));
+            }
         }
     }
 

@@ -10,9 +10,11 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteResponse, KillRequest, PidsResponse, ProcessInfo, StateResponse, StatsResponse, Status,
     WaitResponse,
 };
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::oci::{Options, ProcessDetails};
+use containerd_shim_protos::shim::oci::ProcessDetails;
+use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -29,7 +31,7 @@ use super::server::{Context, ReplyTo};
 use super::start::FifoStart;
 use super::stdio::{Streaming, Wanted, Whose};
 use super::wire::{Answer, Refusal};
-use super::{args, mounts, record, stats};
+use super::{args, mounts, oom, options, record, stats};
 
 /// How long a `Delete` waits for output that its reader has not taken yet.
 pub(super) const OUTPUT_GRACE: Duration = Duration::from_secs(2);
@@ -106,6 +108,10 @@ pub struct Task {
     pub(super) executions: u32,
     /// A pause or resumption that is not through.
     pub(super) freezing: Option<Freezing>,
+    /// Listens for kills at the memory limit.
+    pub(super) oom: Option<oom::Watch>,
+    /// What the host is told once it is created.
+    announcement: Option<Box<TaskCreate>>,
 }
 
 impl Task {
@@ -131,26 +137,12 @@ impl Task {
         }
         let supervision = record::supervision(&bundle).map_err(|error| invalid(format!("task {id}: {error}")))?;
         let runtime = match &supervision {
-            Some(supervision) => Runtime {
-                binary: supervision.runtime.clone(),
-                root: supervision.runtime_root.clone(),
-                systemd: supervision.systemd_cgroup,
-            },
+            Some(supervision) => {
+                Runtime::new(supervision.runtime.clone(), supervision.runtime_root.clone(), supervision.systemd_cgroup)
+            }
             None => {
-                let options =
-                    request.options.as_ref().filter(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
-                let options = options.map(|any| Options::parse_from_bytes(&any.value)).transpose();
-                let options = options
-                    .map_err(|error| invalid(format!("task {id}: runtime options: {error}")))?
-                    .unwrap_or_default();
-                let or = |text: String, default: &str| {
-                    PathBuf::from(if text.is_empty() { default.to_owned() } else { text })
-                };
-                Runtime {
-                    binary: or(options.binary_name, "runc"),
-                    root: or(options.root, "/run/containerd/runc").join(namespace),
-                    systemd: options.systemd_cgroup,
-                }
+                let options = options::read(request.options.as_ref());
+                options::runtime(&options.map_err(|error| invalid(format!("task {id}: {error}")))?, namespace)
             }
         };
         if supervision.is_none() {
@@ -178,6 +170,22 @@ impl Task {
             mounts::mount_all(&request.rootfs, &rootfs)
                 .map_err(|error| Refusal::new(Code::INTERNAL, format!("task {id}: {error}")))?;
         }
+        let announcement = cx.events.are_wanted().then(|| {
+            let io = TaskIO {
+                stdin: wanted.stdin.clone(),
+                stdout: wanted.stdout.clone(),
+                stderr: wanted.stderr.clone(),
+                terminal: wanted.terminal,
+                ..Default::default()
+            };
+            Box::new(TaskCreate {
+                container_id: id.clone(),
+                bundle: request.bundle,
+                rootfs: request.rootfs,
+                io: MessageField::some(io),
+                ..Default::default()
+            })
+        });
         let mut task = Self {
             state: TaskState {
                 // Counts on from a shim before this one: who watches must not wait for a number that was passed.
@@ -193,6 +201,7 @@ impl Task {
                 reason: None,
                 stop_requested: false,
                 paused: false,
+                oom_kills: 0,
             },
             id,
             gone: false,
@@ -226,12 +235,22 @@ impl Task {
             updates: Vec::new(),
             executions: 0,
             freezing: None,
+            oom: None,
+            announcement,
         };
         if let Err(message) = task.launch(cx) {
             mounts::unmount_all(&rootfs);
             return Err(Refusal::new(Code::INTERNAL, message));
         }
         Ok(task)
+    }
+
+    /// Tells the host that it is created.
+    pub(super) fn announce(&mut self, cx: &mut Context) {
+        if let Some(announcement) = self.announcement.take() {
+            let pid = self.last_pid;
+            cx.events.tell(topics::TASK_CREATE_EVENT_TOPIC, || TaskCreate { pid, ..*announcement });
+        }
     }
 
     /// `Start`: answered when the container's program was executed.

@@ -11,7 +11,8 @@ pub const HEADER: usize = 10;
 /// Most bytes of a frame's body, as every ttrpc implementation has it.
 pub const MAX_BODY: usize = 4 << 20;
 const REQUEST: u8 = 1;
-const RESPONSE: u8 = 2;
+/// The type of a frame that answers.
+pub const RESPONSE: u8 = 2;
 
 /// Why a request is refused: a status of gRPC's and a sentence.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,21 +92,42 @@ pub fn respond(out: &mut Vec<u8>, stream: u32, answer: Answer) {
             response.set_status(status);
         }
     }
+    frame(out, stream, RESPONSE, &response);
+}
+
+/// Appends the frame of a request to somebody else's service to `out`; they have `patience` to answer.
+pub fn call(
+    out: &mut Vec<u8>,
+    stream: u32,
+    service: &str,
+    method: &str,
+    payload: &impl Message,
+    patience: std::time::Duration,
+) {
+    let mut request = Request::new();
+    request.service = service.to_owned();
+    request.method = method.to_owned();
+    request.payload = payload.write_to_bytes().unwrap_or_default();
+    request.timeout_nano = i64::try_from(patience.as_nanos()).unwrap_or(0);
+    frame(out, stream, REQUEST, &request);
+}
+
+fn frame(out: &mut Vec<u8>, stream: u32, kind: u8, body: &impl Message) {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER]);
     // Writing to memory fails only past 2 GiB; an empty body then reads as an empty answer.
-    let _ = response.write_to_vec(out);
-    let body = u32::try_from(out.len() - start - HEADER).unwrap_or(0);
-    out[start..start + 4].copy_from_slice(&body.to_be_bytes());
+    let _ = body.write_to_vec(out);
+    let length = u32::try_from(out.len() - start - HEADER).unwrap_or(0);
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
     out[start + 4..start + 8].copy_from_slice(&stream.to_be_bytes());
-    out[start + 8] = RESPONSE;
+    out[start + 8] = kind;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+    fn bytes(kind: u8, stream: u32, body: &[u8]) -> Vec<u8> {
         let mut out = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
         out.extend_from_slice(&stream.to_be_bytes());
         out.extend_from_slice(&[kind, 0]);
@@ -115,17 +137,17 @@ mod tests {
 
     #[test]
     fn a_frame_is_seen_when_its_last_byte_is_there_and_not_before() {
-        let bytes = frame(REQUEST, 7, b"hello");
-        for cut in 0..bytes.len() {
-            assert_eq!(next(&bytes[..cut]), Next::Incomplete, "{cut}");
+        let whole = bytes(REQUEST, 7, b"hello");
+        for cut in 0..whole.len() {
+            assert_eq!(next(&whole[..cut]), Next::Incomplete, "{cut}");
         }
-        assert_eq!(next(&bytes), Next::Request { stream: 7, length: 15 });
-        assert_eq!(next(&frame(3, 7, b"data")), Next::Other { length: 14 });
+        assert_eq!(next(&whole), Next::Request { stream: 7, length: 15 });
+        assert_eq!(next(&bytes(3, 7, b"data")), Next::Other { length: 14 });
     }
 
     #[test]
     fn a_length_past_four_mebibytes_is_known_from_the_header_alone() {
-        let mut header = frame(REQUEST, 9, b"");
+        let mut header = bytes(REQUEST, 9, b"");
         header[..4].copy_from_slice(&(64u32 << 20).to_be_bytes());
         assert_eq!(next(&header), Next::TooLong { stream: 9, body: 64 << 20 });
     }

@@ -33,6 +33,7 @@ mod kill_daemon;
 mod logs;
 mod main_job;
 mod no_daemon;
+
 mod orphans;
 mod peers;
 mod prefetch;

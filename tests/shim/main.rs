@@ -8,6 +8,7 @@ mod bundle;
 mod client;
 mod exec;
 mod freezer;
+mod host;
 mod hostile;
 mod lifecycle;
 mod output;
