@@ -56,6 +56,8 @@ const INSTEAD: [(&str, &str); 96] = [
     ("farm", "build with buildah, podman or docker, then bring it here: bayplan load FILE"),
     ("generate", "bayplan get container/NAME -o yaml is what can be applied again"),
     ("healthcheck", "bayplan describe container NAME shows whether it is ready"),
+    ("image build", "build with buildah, podman or docker, then bring it here: bayplan load FILE, or bayplan pull"),
+    ("image commit", "write a Containerfile and build it; of a tar file an image is made by bayplan image import --rootfs"),
     ("image convert", "skopeo copy converts between formats"),
     ("image diff", "bayplan image tree shows whose layers are whose"),
     ("image history", "bayplan image inspect NAME has the steps that it was built by"),

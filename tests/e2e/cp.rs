@@ -193,3 +193,22 @@ fn what_cannot_be_copied_says_why() {
     node.bayplan(&["rm", "-f", "web"]).ok();
     node.close();
 }
+
+#[test]
+fn between_two_attempts_files_are_those_of_the_next() {
+    let mut node = node();
+    node.start_daemon();
+    let manifest = format!(
+        "apiVersion: bayplan.dev/v1\nkind: Container\nmetadata: {{name: web}}\nspec: {{image: '{IMAGE}', command: [sh, -c, \
+         'cat /said; exit 1'], backoff: {{initial: 2s, max: 2s}}}}\n"
+    );
+    node.bayplan(&["apply", "-f", &node.file("web.yaml", manifest)]).ok();
+    node.phase("default", "web", "BackOff");
+    node.bayplan(&["cp", &node.file("said", "from outside"), "web:/said"]).ok();
+    crate::wait::eventually("the next attempt finds it", 30, || {
+        let said = |args: &[&str]| node.bayplan(args).stdout == "from outside\n";
+        (said(&["logs", "web"]) || said(&["logs", "-p", "web"])).then_some(())
+    });
+    node.bayplan(&["delete", "container", "web"]).ok();
+    node.close();
+}
