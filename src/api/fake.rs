@@ -547,6 +547,7 @@ impl Service for Fake {
             attempt: 1,
             pid: Some(4711),
             terminal: false,
+            stdin: false,
         }))
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::error::{Class, Fault, Result};
 use crate::runtime::spec::{self, ExecSpec};
 use crate::runtime::{ExitRecord, RuntimeError, ShimClient, Stdio, TaskStatus};
-use crate::shim::protocol::{Exit, TaskPhase, TaskState};
+use crate::shim::protocol::{AttachResponse, Exit, TaskPhase, TaskState};
 use crate::store::ContainerRecord;
 
 use super::container::{container_key, container_spec, not_found};
@@ -228,12 +228,17 @@ impl Engine {
         running.client.close_stdin(exec_id.unwrap_or_default()).await.map_err(Fault::from)
     }
 
-    /// Connects further streams to a running task, or to one of its processes. Its state, and whether it has a terminal.
-    pub async fn attach(&self, id: &ContainerKey, exec_id: Option<&str>, stdio: &Stdio) -> Result<(TaskState, bool)> {
+    /// Connects further streams to a running task, or to one of its processes. Its state, and what it has.
+    pub async fn attach(
+        &self,
+        id: &ContainerKey,
+        exec_id: Option<&str>,
+        stdio: &Stdio,
+    ) -> Result<(TaskState, AttachResponse)> {
         let running = self.live(id)?;
         let attached = running.client.attach(exec_id, stdio).await;
-        let terminal = attached.map_err(|error| self.in_exec(id, &running.record, "attach", error))?;
-        Ok((running.state, terminal))
+        let attached = attached.map_err(|error| self.in_exec(id, &running.record, "attach", error))?;
+        Ok((running.state, attached))
     }
 
     /// Freezes every process of a running task. One that is frozen stays so.

@@ -2,43 +2,21 @@
 //!
 //! The other half of [`super::client`]; containerd's Task API but for `Attach`, which is our own shim's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use oci_spec::runtime::Process;
-use serde::{Deserialize, Serialize};
 
 use super::client::{QUICK, SLOW};
+use crate::shim::protocol::{ATTACH, AttachRequest, AttachResponse};
+
 use super::{ExitRecord, RuntimeError, ShimClient, Stdio, TaskInfo, TaskStatus};
 
 /// What containerd calls a process in a message (typeurl of runtime-spec's `Process`, JSON inside).
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-/// The call of our own service that connects further streams.
-const ATTACH: &str = "Attach";
-
-/// Further streams of a task or of one of its processes.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AttachRequest<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stdin: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stdout: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stderr: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exec_id: Option<&'a str>,
-}
-
-#[derive(Debug, Deserialize)]
-struct AttachAnswer {
-    #[serde(default)]
-    terminal: bool,
-}
-
 fn shown(path: &Option<PathBuf>) -> String {
     path.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -129,16 +107,15 @@ impl ShimClient {
         self.call::<api::Empty>("Resume", &request, Some(FREEZE)).await.map(drop)
     }
 
-    /// Connects further streams to the task, or to one of its processes. Whether it has a terminal. Our shim only.
-    pub async fn attach(&self, exec_id: Option<&str>, stdio: &Stdio) -> Result<bool, RuntimeError> {
+    /// Connects further streams to the task, or to one of its processes. What it has. Our shim only.
+    pub async fn attach(&self, exec_id: Option<&str>, stdio: &Stdio) -> Result<AttachResponse, RuntimeError> {
         let request = AttachRequest {
-            stdin: stdio.stdin.as_deref(),
-            stdout: stdio.stdout.as_deref(),
-            stderr: stdio.stderr.as_deref(),
-            exec_id,
+            exec_id: exec_id.unwrap_or_default().to_owned(),
+            stdin: shown(&stdio.stdin),
+            stdout: shown(&stdio.stdout),
+            stderr: shown(&stdio.stderr),
         };
-        let answer: AttachAnswer = self.own_call(ATTACH, &request, Some(QUICK)).await?;
-        Ok(answer.terminal)
+        self.own_call(ATTACH, &request, Some(QUICK)).await
     }
 }
 

@@ -68,7 +68,8 @@ fn without_a_terminal_a_guest_sees_what_is_written_and_how_it_ends() {
     let log = node.dir().join("seen");
     let mut guest = node.bare(&["attach", "ticks"]);
     let mut guest = guest.stdout(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    let seen = |text: &str| eventually(text, 20, || std::fs::read_to_string(&log).unwrap().contains(text).then_some(()));
+    let seen =
+        |text: &str| eventually(text, 20, || std::fs::read_to_string(&log).unwrap().contains(text).then_some(()));
     seen("tick");
     crate::node::signal(guest.id(), Signal::SIGINT);
     assert_eq!(guest.wait().unwrap().code(), Some(12));

@@ -1,7 +1,7 @@
 //! Further processes of running containers, and frozen ones.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
 use crate::image::Image;
@@ -88,6 +88,13 @@ fn streams_and_statuses_are_the_process_own() {
     // Much output, and none of it lost.
     let run = node.bayplan(&["exec", "x", "seq", "1", "200000"]).ok();
     assert_eq!(run.stdout.lines().count(), 200_000);
+    // Nor when whoever reads it takes his time.
+    let mut slow = node.command(&["exec", "x", "dd", "if=/dev/zero", "bs=1000", "count=500"]);
+    let mut slow = slow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let mut read = Vec::new();
+    slow.stdout.take().unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!((read.len(), slow.wait().unwrap().code()), (500_000, Some(0)));
     // Signals go through.
     let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done";
     let mut caught = node.bare(&["exec", "x", "sh", "-c", script]);

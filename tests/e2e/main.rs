@@ -17,6 +17,7 @@ mod terminal;
 mod wait;
 
 mod apply;
+mod attach;
 mod bad_files;
 mod broken_runtime;
 mod cp;

@@ -15,3 +15,4 @@ mod output;
 mod supervision;
 mod targets;
 mod terminal;
+mod throughput;

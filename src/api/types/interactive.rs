@@ -136,6 +136,9 @@ pub struct Attached {
     pub pid: Option<u32>,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// Whether it has an input.
+    #[serde(default)]
+    pub stdin: bool,
 }
 
 /// Names a task, to freeze it or let it go on.

@@ -250,6 +250,8 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
                 Typed::Leave => return Ok(leave(&process, context)),
                 Typed::HungUp if process.is_guest => return Ok(leave(&process, context)),
                 Typed::HungUp => meanwhile.end_after(&process, SIGHUP, true, AFTER_SIGHUP),
+                // Another may have more to say.
+                Typed::Ended if process.is_guest => {}
                 Typed::Ended => meanwhile.asked.push(process.close_input()),
             },
             Some(error) = lost.recv(), if unread.is_none() => {

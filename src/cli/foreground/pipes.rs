@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -20,8 +22,9 @@ use crate::fifos::Fifos;
 
 /// What ends the input of a terminal (`VEOF`): what `^D` sends.
 const END_OF_INPUT: u8 = 4;
-/// How long the last output may take once the exit is known, and how long it must be quiet to be over: somebody that
-/// outlives the process may hold its streams open for ever.
+/// How long output may still come once the exit is known, and how long it must be quiet to be over: somebody that
+/// outlives the process may hold its streams open, and write, for ever. Time in which our own reader takes nothing does
+/// not count.
 const LAST_OUTPUT: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(25);
@@ -60,7 +63,7 @@ pub(super) struct Pipes {
 /// The copying of output, waited for at the end.
 pub(super) struct Output {
     ends: Vec<oneshot::Receiver<()>>,
-    pipes: Vec<File>,
+    pipes: Vec<(File, Arc<AtomicBool>)>,
 }
 
 impl Output {
@@ -72,22 +75,20 @@ impl Output {
             }
         };
         let pipes = &self.pipes;
-        let quiet = async {
-            let mut since = tokio::time::Instant::now();
-            while since.elapsed() < QUIET {
+        let over = async {
+            let (mut quiet, mut more) = (Duration::ZERO, Duration::ZERO);
+            while quiet < QUIET && more < LAST_OUTPUT {
                 tokio::time::sleep(LOOK).await;
-                if pipes.iter().any(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|waiting| waiting > 0)) {
-                    since = tokio::time::Instant::now();
-                }
+                let busy = pipes.iter().any(|(_, busy)| busy.load(Ordering::Relaxed));
+                let waits = pipes.iter().any(|(pipe, _)| rustix::io::ioctl_fionread(pipe).is_ok_and(|count| count > 0));
+                quiet = if busy || waits { Duration::ZERO } else { quiet + LOOK };
+                more += if busy { Duration::ZERO } else { LOOK };
             }
         };
-        let copied = async {
-            tokio::select! {
-                () = finished => {}
-                () = quiet => {}
-            }
-        };
-        let _ = tokio::time::timeout(LAST_OUTPUT, copied).await;
+        tokio::select! {
+            () = finished => {}
+            () = over => {}
+        }
     }
 
     /// Whether every writer has gone and all is copied. Never waits.
@@ -175,13 +176,14 @@ impl Pipes {
                 let unreadable = |error: io::Error| {
                     Fault::new(Class::Runtime, format!("the output of the process cannot be read: {error}"))
                 };
-                kept.push(from.try_clone().map_err(unreadable)?);
+                let busy = Arc::new(AtomicBool::new(false));
+                kept.push((from.try_clone().map_err(unreadable)?, Arc::clone(&busy)));
                 rustix::io::ioctl_fionbio(&from, false).map_err(|error| unreadable(error.into()))?;
                 let (done, end) = oneshot::channel::<()>();
                 let lost = lost.clone();
                 std::thread::spawn(move || {
                     if wait_for_writer(&from)
-                        && let Err(error) = copy_output(from, to)
+                        && let Err(error) = copy_output(from, to, &busy)
                     {
                         let _ = lost.send(error);
                     }
@@ -206,15 +208,17 @@ fn wait_for_writer(from: &File) -> bool {
     }
 }
 
-/// Until the end of either side; an error is one of writing.
-fn copy_output(mut from: File, mut to: Raw) -> io::Result<()> {
+/// Until the end of either side; an error is one of writing. `busy`: something was taken and not passed on yet.
+fn copy_output(mut from: File, mut to: Raw, busy: &AtomicBool) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => {
+                busy.store(true, Ordering::Relaxed);
                 to.write_all(&buffer[..count])?;
                 to.flush()?;
+                busy.store(false, Ordering::Relaxed);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return Ok(()),

@@ -56,9 +56,9 @@ impl Node {
         let id = (request.namespace, request.name);
         self.known(&id)?;
         let stdio = stdio(Some(request.stdio));
-        let (state, terminal) = self.engine.attach(&id, request.exec_id.as_deref(), &stdio).await?;
+        let (state, found) = self.engine.attach(&id, request.exec_id.as_deref(), &stdio).await?;
         let uid = self.created(&id)?.uid;
-        Ok(Attached { uid, attempt: state.attempt, pid: state.pid, terminal })
+        Ok(Attached { uid, attempt: state.attempt, pid: state.pid, terminal: found.terminal, stdin: found.stdin })
     }
 
     pub(in crate::controller) async fn close_input(self: &Arc<Self>, request: CloseInputRequest) -> Result<()> {
