@@ -18,7 +18,7 @@ const NO_PODS: &str = "declare each container; containers that share a network c
 const APPLY: &str = "declare it: bayplan apply -f FILE; bayplan explain bayplan shows how it is written";
 
 /// What is tried, behind its group, and what to do instead.
-const INSTEAD: [(&str, &str); 96] = [
+const INSTEAD: &[(&str, &str)] = &[
     ("build", "build with buildah, podman or docker, then bring it here: bayplan load FILE, or bayplan pull"),
     ("buildx", "build with buildah, podman or docker, then bring it here: bayplan load FILE, or bayplan pull"),
     ("checkpoint", NO_CHECKPOINT),
@@ -57,7 +57,10 @@ const INSTEAD: [(&str, &str); 96] = [
     ("generate", "bayplan get container/NAME -o yaml is what can be applied again"),
     ("healthcheck", "bayplan describe container NAME shows whether it is ready"),
     ("image build", "build with buildah, podman or docker, then bring it here: bayplan load FILE, or bayplan pull"),
-    ("image commit", "write a Containerfile and build it; of a tar file an image is made by bayplan image import --rootfs"),
+    (
+        "image commit",
+        "write a Containerfile and build it; of a tar file an image is made by bayplan image import --rootfs",
+    ),
     ("image convert", "skopeo copy converts between formats"),
     ("image diff", "bayplan image tree shows whose layers are whose"),
     ("image history", "bayplan image inspect NAME has the steps that it was built by"),
