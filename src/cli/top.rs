@@ -33,7 +33,7 @@ const COLUMNS: [Column; 16] = [
     (&["nspid"], "NSPID", |one| one.inner_pid.to_string()),
     (&["ppid", "hppid"], "PPID", |one| one.parent.to_string()),
     (&["%cpu", "pcpu", "c"], "%CPU", |one| {
-        let tenths = if one.age_ms == 0 { 0 } else { one.cpu_ms.saturating_mul(1000) / one.age_ms };
+        let tenths = one.cpu_ms.saturating_mul(1000).checked_div(one.age_ms).unwrap_or(0);
         format!("{}.{}", tenths / 10, tenths % 10)
     }),
     (&["stat", "state", "s"], "STAT", |one| one.state.clone()),
