@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxResources;
+
 use crate::error::{Class, Fault, Result};
 use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
@@ -118,9 +120,9 @@ impl Engine {
             let old = container_spec(&before.resource)?;
             let bundle = self.bundle(&id)?;
             if old.resources != spec.resources {
-                self.update_limits(&id, spec).await?;
-                // The next attempt is made by it.
+                // The next attempt is made by it, and may begin at any moment.
                 bundle.write_limits(&spec::limits(&spec.resources, &self.host)).map_err(Fault::from)?;
+                self.update_limits(&id, spec).await?;
             }
             let mut supervision = self.supervision(&id, spec, &before, false)?;
             if let Some(current) = bundle.read_supervision().map_err(Fault::from)? {
@@ -149,11 +151,7 @@ impl Engine {
     async fn update_limits(&self, id: &ContainerKey, spec: &ContainerSpec) -> Result<()> {
         let limits = spec::resources(&spec.resources, &self.host);
         match self.runner(spec)? {
-            Runner::Own(runtime) => {
-                let (root, systemd) = (self.runtime_root(&id.0), self.uses_systemd_cgroups());
-                let updated = crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, systemd);
-                updated.await.map_err(Fault::from)
-            }
+            Runner::Own(runtime) => self.update_own(id, &limits, &runtime).await,
             Runner::Foreign(_) => {
                 let client = lock_of(&self.tasks).get(id).and_then(|task| task.client.clone());
                 match client {
@@ -163,6 +161,35 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// The same by our own shim. Between two attempts there is nothing to change; one that has just begun may have been made
+    /// by what was written before, and is changed when it runs.
+    async fn update_own(&self, id: &ContainerKey, limits: &LinuxResources, runtime: &Path) -> Result<()> {
+        for _ in 0..5 {
+            let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
+            let Some((Some(client), state)) = task else { return Ok(()) };
+            match client.update(limits).await {
+                Ok(()) => return Ok(()),
+                // One of an older release.
+                Err(error) if error.is_unimplemented() => {
+                    let (root, systemd) = (self.runtime_root(&id.0), self.uses_systemd_cgroups());
+                    let updated = crate::runtime::runc::update_resources(runtime, &root, &id.1, limits, systemd);
+                    return updated.await.map_err(Fault::from);
+                }
+                Err(error) if error.is_precondition() => {
+                    // A start that is due is under way, or so near that nobody can tell.
+                    let due = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(100);
+                    let begins = state.phase == TaskPhase::BackOff && state.next_start.is_some_and(|next| next <= due);
+                    let next = tokio::time::timeout(Duration::from_secs(10), client.watch(state.seq));
+                    if !begins || !matches!(next.await, Ok(Ok(state)) if state.phase == TaskPhase::Running) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(Fault::from(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Starts the task of a container that has none.
