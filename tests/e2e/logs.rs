@@ -9,7 +9,7 @@ use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/box:1";
 /// Lines of one attempt.
-const LINES: usize = 100_000;
+const LINES: usize = 120_000;
 
 fn node() -> TestNode {
     let mut node = TestNode::new();
@@ -27,7 +27,7 @@ fn writer(node: &TestNode) {
     let manifest = format!(
         "apiVersion: bayplan.dev/v1\nkind: Container\nmetadata: {{name: web}}\nspec:\n  image: '{IMAGE}'\n  \
          command: [sh, -c, '{script}']\n  restart: OnFailure\n  restartLimit: 2\n  backoff: {{initial: 10ms, max: 10ms}}\n  \
-         logs: {{maxSize: 256Ki, maxFiles: 4}}\n"
+         logs: {{maxSize: 1Mi, maxFiles: 4}}\n"
     );
     node.bayplan(&["apply", "-f", &node.file("web.yaml", manifest)]).ok();
     node.running("default", "web");

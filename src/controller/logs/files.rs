@@ -161,6 +161,9 @@ fn attend(shared: Arc<Shared>, watch: Option<OwnedFd>) -> Option<OwnedFd> {
     let told = stop.try_clone().ok()?;
     let look = Timespec { tv_sec: i64::try_from(LOOK.as_secs()).unwrap_or(1), tv_nsec: 0 };
     let attending = move || {
+        // It does little, and that at once or in vain: on a busy machine it goes first, where that is permitted. (0 is this
+        // thread, setpriority(2).)
+        let _ = rustix::process::setpriority_process(None, -10);
         loop {
             let stopped = PollFd::new(&told, PollFlags::IN);
             let polled = match &watch {
