@@ -196,10 +196,12 @@ impl Crowd {
     }
 
     /// One that may have ended by itself, or by the end of its shim, needs nothing more.
-    fn gone(name: &str, result: Result<(), Fault>) {
+    fn gone(&self, name: &str, result: Result<(), Fault>) {
         match result {
-            Err(fault) if !matches!(fault.class, Class::NotFound | Class::Refused) => panic!("{name}: {fault:?}"),
-            _ => {}
+            Err(fault) if matches!(fault.class, Class::NotFound | Class::Refused) => {}
+            Err(_) if self.orphaned.lock().unwrap().contains(name) => {}
+            Err(fault) => panic!("{name}: {fault:?}"),
+            Ok(()) => {}
         }
     }
 
@@ -210,12 +212,12 @@ impl Crowd {
             signal: signal as i32,
             ..KillRequest::default()
         };
-        Self::gone(name, self.insist(name, |node| async move { node.kill(request()).await }).await);
+        self.gone(name, self.insist(name, |node| async move { node.kill(request()).await }).await);
     }
 
     async fn stop(&self, name: &str) {
         let request = || StopRequest { namespace: "default".into(), name: name.to_owned(), grace_ms: Some(10_000) };
-        Self::gone(name, self.insist(name, |node| async move { node.stop(request()).await }).await);
+        self.gone(name, self.insist(name, |node| async move { node.stop(request()).await }).await);
     }
 
     /// A life of one container: begun, ended in one of the ways there are, perhaps once more, and removed.

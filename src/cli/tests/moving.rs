@@ -138,7 +138,7 @@ fn a_root_file_system_is_imported_with_its_configuration() {
 fn what_dockers_and_ctrs_fingers_know_works() {
     let bench = Bench::shop();
     let file = bench.directory.path().join("web");
-    for line in ["save -o F a.local/x:1", "image save a.local/x:1 --output F", "export F.tar a.local/x:1"] {
+    for line in ["save -o F a.local/x:1", "image save a.local/x:1 --output F", "i export -o F a.local/x:1"] {
         let ran = bench.run(&line.replace('F', &file.display().to_string()));
         assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{line}");
     }
@@ -146,7 +146,7 @@ fn what_dockers_and_ctrs_fingers_know_works() {
     // A format stays one.
     assert_eq!(bench.run(&format!("save -o json {} a.local/x:1", file.display())).status, 0);
     let archive = bench.file("image.tar", "…");
-    for line in ["import F", "load -i F", "image load F"] {
+    for line in ["image import F", "load -i F", "image load F"] {
         assert_eq!(bench.run(&line.replace('F', &archive.display().to_string())).status, 0, "{line}");
     }
     insta::assert_snapshot!(bench.run(&format!("load {}", bench.directory.path().display())).all(), @r"
