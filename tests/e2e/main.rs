@@ -28,7 +28,7 @@ mod images;
 mod kill_daemon;
 mod main_job;
 mod no_daemon;
-
+mod old_shim;
 mod orphans;
 mod peers;
 mod prefetch;
