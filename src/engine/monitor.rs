@@ -99,6 +99,10 @@ impl Engine {
             let Some(task) = tasks.get_mut(id).filter(|task| task.serial == serial) else { return };
             std::mem::replace(&mut task.state, state.clone())
         };
+        if let Some(more) = state.dropped_lines.checked_sub(before.dropped_lines).filter(|more| *more > 0) {
+            let message = format!("{more} lines of its log were dropped: they could not be written");
+            self.event(&container_key(id), EventType::Warning, "LogDropped", message);
+        }
         if (state.phase, state.attempt) == (before.phase, before.attempt) {
             // The shim wrote down a detail; what happened was told before.
             self.touch();

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CLEANING: Duration = Duration::from_secs(5);
 /// Between looks at processes that were left behind and killed.
 const REMAINS_EVERY: Duration = Duration::from_millis(5);
+/// Between states that say of more log lines that were dropped.
+const DROPPED_EVERY: Duration = Duration::from_secs(1);
 /// How long such processes are waited for.
 const REMAINS_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -130,8 +132,18 @@ impl Task {
         } else if !self.stdio.event(token, &mut cx.poll) && !self.event_beside(token, cx) {
             return false;
         }
+        self.tell_dropped(cx);
         self.advance(cx);
         true
+    }
+
+    /// That log lines are dropped is told at once, and then as often as one can follow.
+    fn tell_dropped(&mut self, cx: &mut Context) {
+        let due = self.told_dropped.is_none_or(|at| cx.now >= at + DROPPED_EVERY);
+        if self.stdio.dropped() != self.state.dropped_lines && due {
+            self.told_dropped = Some(cx.now);
+            self.transition(false, cx);
+        }
     }
 
     fn fifo_event(&mut self, cx: &mut Context) {
@@ -527,7 +539,9 @@ impl Task {
         let remains = self.remains.map(|(next, _)| next).filter(|_| idle);
         let delete = self.delete.as_ref().map(|deletion| deletion.deadline).filter(|_| idle && remains.is_none());
         let delete = delete.filter(|_| !self.stdio.is_delivering());
-        let streams = self.stdio.deadline();
+        let untold = self.told_dropped.filter(|_| self.stdio.dropped() != self.state.dropped_lines);
+        let untold = untold.map(|at| at + DROPPED_EVERY);
+        let streams = self.stdio.deadline().into_iter().chain(untold).min();
         let next = self.next_start.filter(|_| idle && remains.is_none());
         [job, fifo, stop, remains, delete, streams, next, self.deadline_beside()].into_iter().flatten().min()
     }
@@ -535,6 +549,7 @@ impl Task {
     /// Time has passed.
     pub fn tick(&mut self, cx: &mut Context) {
         self.stdio.tick(cx.now, &mut cx.poll);
+        self.tell_dropped(cx);
         if let Some(job) = &mut self.job {
             job.tick(cx.now);
         }
@@ -553,6 +568,7 @@ impl Task {
     /// Writes the state down, then tells who waits for it.
     pub(super) fn transition(&mut self, durable: bool, cx: &mut Context) {
         self.state.seq += 1;
+        self.state.dropped_lines = self.stdio.dropped();
         if let Err(error) = record::save(&self.bundle, &self.state, durable) {
             note(format_args!("container {}: {error}", self.id));
         }

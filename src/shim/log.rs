@@ -53,6 +53,8 @@ pub struct CriLog {
     dropped_lines: u64,
     dropped_bytes: u64,
     dropped_why: String,
+    /// Of the dropped lines, those that nobody was told of by [`CriLog::take_dropped`].
+    untold: u64,
 }
 
 impl CriLog {
@@ -71,6 +73,7 @@ impl CriLog {
             dropped_lines: 0,
             dropped_bytes: 0,
             dropped_why: String::new(),
+            untold: 0,
         };
         if let Err(error) = log.reopen() {
             note(format_args!("log {}: {error}; output is dropped until it can be opened", log.path.display()));
@@ -98,22 +101,32 @@ impl CriLog {
         Ok(())
     }
 
-    /// Writes what a channel produced. `text` is working space, left empty.
+    /// Log lines that were dropped since this was asked last.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Writes what a channel produced, which all has one time. `text` is working space, left empty.
     pub fn write(&mut self, channel: Channel, mut bytes: &[u8], now: Timestamp, text: &mut Vec<u8>) {
-        let stamp = format!("{now:.9} {} ", channel.name());
+        let full = format!("{now:.9} {} F ", channel.name());
+        if self.held[channel as usize].is_empty() && !self.open_line.contains(&true) {
+            bytes = self.whole_lines(&full, bytes, text);
+        }
         while !bytes.is_empty() {
             let end = memchr::memchr(b'\n', bytes);
             let mut piece = &bytes[..end.unwrap_or(bytes.len())];
             let mut held = std::mem::take(&mut self.held[channel as usize]);
             while held.len() + piece.len() > LONGEST {
                 let (now, later) = piece.split_at(LONGEST - held.len());
-                self.line(channel, &stamp, b"P ", &held, now, text);
+                self.line(&full.replace(" F ", " P "), &held, now, text);
+                self.open_line[channel as usize] = true;
                 held.clear();
                 piece = later;
             }
             match end {
                 Some(end) => {
-                    self.line(channel, &stamp, b"F ", &held, piece, text);
+                    self.line(&full, &held, piece, text);
+                    self.open_line[channel as usize] = false;
                     bytes = &bytes[end + 1..];
                 }
                 None => {
@@ -129,15 +142,36 @@ impl CriLog {
     /// The channel has ended: a line without its newline is a line.
     pub fn finish(&mut self, channel: Channel, now: Timestamp, text: &mut Vec<u8>) {
         let held = std::mem::take(&mut self.held[channel as usize]);
+        let marker = self.dropped_lines > 0;
         if !held.is_empty() || self.open_line[channel as usize] {
-            let stamp = format!("{now:.9} {} ", channel.name());
-            self.line(channel, &stamp, b"F ", &held, &[], text);
+            let full = format!("{now:.9} {} F ", channel.name());
+            self.line(&full, &held, &[], text);
+            self.open_line[channel as usize] = false;
         }
-        self.flush(text);
+        self.flush_with(marker, text);
     }
 
-    fn line(&mut self, channel: Channel, stamp: &str, tag: &[u8], held: &[u8], rest: &[u8], text: &mut Vec<u8>) {
-        let length = (stamp.len() + tag.len() + held.len() + rest.len() + 1) as u64;
+    /// The usual case, which output at full speed is: whole lines that need no room to be made. Gives what is left.
+    fn whole_lines<'a>(&mut self, head: &str, bytes: &'a [u8], text: &mut Vec<u8>) -> &'a [u8] {
+        let mut begin = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let piece = &bytes[begin..end];
+            let length = head.len() + piece.len() + 1;
+            if piece.len() > LONGEST || self.size + (text.len() + length) as u64 > self.max_size {
+                break;
+            }
+            text.reserve(length);
+            text.extend_from_slice(head.as_bytes());
+            text.extend_from_slice(piece);
+            text.push(b'\n');
+            self.lines += 1;
+            begin = end + 1;
+        }
+        &bytes[begin..]
+    }
+
+    fn line(&mut self, head: &str, held: &[u8], rest: &[u8], text: &mut Vec<u8>) {
+        let length = (head.len() + held.len() + rest.len() + 1) as u64;
         let before = self.size + text.len() as u64;
         // An unfinished line keeps its file, up to twice the size: a line that never ends must not fill the disk.
         let unfinished = self.open_line.contains(&true) && before < self.max_size.saturating_mul(2);
@@ -145,17 +179,21 @@ impl CriLog {
             self.flush(text);
             self.rotate();
         }
-        for part in [stamp.as_bytes(), tag, held, rest, b"\n"] {
+        for part in [head.as_bytes(), held, rest, b"\n"] {
             text.extend_from_slice(part);
         }
         self.lines += 1;
-        self.open_line[channel as usize] = tag == b"P ";
     }
 
     /// Brings `text`, whole lines, to the file, all or nothing.
     fn flush(&mut self, text: &mut Vec<u8>) {
+        self.flush_with(false, text);
+    }
+
+    /// `marker`: what was dropped before is told also with nothing behind it.
+    fn flush_with(&mut self, marker: bool, text: &mut Vec<u8>) {
         let (lines, bytes) = (std::mem::take(&mut self.lines), text.len() as u64);
-        if text.is_empty() {
+        if text.is_empty() && !marker {
             return;
         }
         if self.dropped_lines > 0 {
@@ -179,6 +217,7 @@ impl CriLog {
                     note(format_args!("log {}: {error}; output is dropped", self.path.display()));
                 }
                 self.dropped_lines += lines;
+                self.untold += lines;
                 self.dropped_bytes += bytes;
                 self.dropped_why = error.to_string();
             }

@@ -160,6 +160,9 @@ pub struct TaskState {
     /// Its processes are frozen; the phase stays `Running`, as shims and engines before this field know it.
     #[serde(default)]
     pub paused: bool,
+    /// Log lines of this task that could not be written: the log says where and why, as soon as it can.
+    #[serde(default)]
+    pub dropped_lines: u64,
     /// Processes of this attempt that the kernel killed at the container's memory limit, so far.
     #[serde(default)]
     pub oom_kills: u64,

@@ -20,13 +20,16 @@ use super::input::Input;
 use super::log::{Channel, CriLog};
 use super::note::note;
 use super::outlet::Outlet;
-use super::poll::Poll;
+use super::poll::{CHUNK, Poll};
 use super::runc::Streams;
 use super::said::Said;
 use super::sink::Sink;
 
 /// Most that is drained from a pipe at an exit before the exit is announced: more than any pipe holds.
 const DRAIN: usize = 2 << 20;
+/// What a pipe is grown to, where the kernel allows, when it was found full: bytes. Its writer is then woken a
+/// sixteenth as often.
+const HEAVY: usize = 1 << 20;
 /// How long a host's reader that takes nothing is waited for, and once nothing follows.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +39,8 @@ struct Source {
     fd: OwnedFd,
     /// `None` while reading is paused. (A registered pipe that hung up would wake the loop for ever.)
     token: Option<u64>,
+    /// It has been grown, if it could be.
+    grown: bool,
 }
 
 /// What belongs to one attempt; it outlives the process while somebody holds its pipes.
@@ -108,6 +113,7 @@ pub struct Streaming {
     /// While the runtime makes a container, what comes on standard error is the runtime's.
     said: Option<Said>,
     patience: Duration,
+    dropped: u64,
     /// No attempt follows: the sinks close when the last byte is through.
     last: bool,
 }
@@ -155,6 +161,7 @@ impl Streaming {
             bundle: whose.bundle.to_owned(),
             said: None,
             patience: PATIENCE,
+            dropped: 0,
             last: false,
         })
     }
@@ -253,7 +260,7 @@ impl Streaming {
     fn source(&self, fd: OwnedFd, channel: Channel, poll: &mut Poll) -> rustix::io::Result<Source> {
         let paused = self.outlets[channel as usize].is_full();
         let token = if paused { None } else { Some(poll.add(&fd, EventFlags::IN)?) };
-        Ok(Source { fd, token })
+        Ok(Source { fd, token, grown: self.terminal })
     }
 
     /// The terminal's socket has something.
@@ -303,6 +310,7 @@ impl Streaming {
                 && let Some(log) = &mut attempt.log
             {
                 log.finish(Channel::Out, Timestamp::now(), &mut poll.text);
+                self.dropped += log.take_dropped();
             }
         }
         if let Some(input) = &mut self.input {
@@ -361,9 +369,13 @@ impl Streaming {
         match poll.read(&source.fd) {
             Ok(0) => {}
             Ok(length) => {
+                if length == CHUNK && !std::mem::replace(&mut source.grown, true) {
+                    let _ = rustix::pipe::fcntl_setpipe_size(&source.fd, HEAVY);
+                }
                 let Poll { chunk, text, .. } = poll;
                 if let Some(log) = &mut attempt.log {
                     log.write(channel, chunk, Timestamp::now(), text);
+                    self.dropped += log.take_dropped();
                 }
                 if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err && !self.terminal) {
                     said.add(chunk);
@@ -386,6 +398,7 @@ impl Streaming {
         }
         if let Some(log) = &mut attempt.log {
             log.finish(channel, Timestamp::now(), &mut poll.text);
+            self.dropped += log.take_dropped();
         }
         attempt.sources[index] = None;
         if self.terminal
@@ -505,6 +518,11 @@ impl Streaming {
 
     fn patience(&self) -> Duration {
         if self.last { self.patience.min(LAST_PATIENCE) } else { self.patience }
+    }
+
+    /// Log lines that the disk did not take, so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Whether output may still come or has not reached its reader.

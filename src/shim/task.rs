@@ -77,6 +77,8 @@ pub struct Task {
     pub(super) started: bool,
     pub(super) job: Option<Job>,
     pub(super) fifo: Option<FifoStart>,
+    /// When it was told last that log lines are dropped.
+    pub(super) told_dropped: Option<Instant>,
     /// The start waits for the logger.
     pub(super) held: bool,
     /// Whose request the execution in flight answers; `None` for the shim's own restarts.
@@ -201,6 +203,7 @@ impl Task {
                 reason: None,
                 stop_requested: false,
                 paused: false,
+                dropped_lines: 0,
                 oom_kills: 0,
             },
             id,
@@ -216,6 +219,7 @@ impl Task {
             started: false,
             job: None,
             fifo: None,
+            told_dropped: None,
             held: false,
             asker: Some(reply),
             early: None,

@@ -16,3 +16,4 @@ mod output;
 mod supervision;
 mod targets;
 mod terminal;
+mod throughput;
