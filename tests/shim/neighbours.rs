@@ -47,7 +47,9 @@ fn what_cannot_be_made_is_told_clearly_and_harms_no_neighbour() {
         ("a directory that is a file", |spec| spec["process"]["cwd"] = json!("/bin/busybox/x"), "not a directory"),
         (
             "a limit of resources past the right to it",
-            |spec| spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1u64 << 40, "hard": 1u64 << 40}]),
+            |spec| {
+                spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1u64 << 40, "hard": 1u64 << 40}])
+            },
             "rlimit",
         ),
         (
@@ -58,7 +60,8 @@ fn what_cannot_be_made_is_told_clearly_and_harms_no_neighbour() {
         (
             "a source that is missing",
             |spec| {
-                let mount = json!({"destination": "/x", "type": "bind", "source": "/nonexistent/s", "options": ["rbind"]});
+                let mount =
+                    json!({"destination": "/x", "type": "bind", "source": "/nonexistent/s", "options": ["rbind"]});
                 spec["mounts"].as_array_mut().unwrap().push(mount);
             },
             "/nonexistent/s",
