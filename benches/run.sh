@@ -127,6 +127,16 @@ for n in $(seq "$rounds"); do
 done
 row "one-shot run of \`true\` to its exit status (ms)" "$(median <ours.ms)" "$(median <floor.ms)" "≤ 1.5 ×"
 
+echo "bench: further processes" >&2
+runc_start 1; bayplan $socket run -d $image inside sleep 100000 >/dev/null
+: >floor.ms; : >ours.ms
+for n in $(seq "$rounds"); do
+  took runc --root "$work/runc" exec floor1 true >>floor.ms
+  took bayplan $socket exec inside true >>ours.ms
+done
+runc --root "$work/runc" delete -f floor1; bayplan_clear inside
+row "\`exec\` of \`true\` in a running container, to its exit status (ms)" "$(median <ours.ms)" "$(median <floor.ms)" "≤ 1.3 ×"
+
 # ---- a manifest renamed into the directory, until its container's process has made a file
 echo "bench: manifests" >&2
 : >floor.ms; : >ours.ms

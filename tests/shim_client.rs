@@ -71,6 +71,7 @@ impl Node {
             cgroup: &CgroupPath::below(&self.parent, "shop", self.bundle.id()).unwrap(),
             cgroup_driver: CgroupDriver::Cgroupfs,
             host: &self.host,
+            console: None,
             bundle: self.bundle.path(),
         })
         .unwrap();

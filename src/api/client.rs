@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -33,12 +34,32 @@ use crate::plan::Plan;
 const SOON: Option<Duration> = Some(Duration::from_secs(30));
 /// A plan may have to ask registries.
 const ASKS_REGISTRIES: Option<Duration> = Some(Duration::from_secs(180));
+/// Processes may be slow to freeze.
+const FREEZES: Option<Duration> = Some(Duration::from_secs(60));
 /// As long as the thing takes. The end of the daemon ends the wait: its socket closes.
 const AS_LONG_AS_IT_TAKES: Option<Duration> = None;
 
 /// Asks a node.
 pub struct Client {
     way: Way,
+    /// Whether a daemon that went away is waited for.
+    lost: watch::Sender<bool>,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// The conversation broke: the daemon may have gone in the middle.
+    Broken(Fault),
+    /// It is the answer.
+    Fault(Fault),
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Broken(fault) | Failure::Fault(fault) => fault,
+        }
+    }
 }
 
 enum Way {
@@ -54,9 +75,7 @@ impl Client {
     /// A client of the daemon at `address`; `None` when none listens there. Needs no runtime yet.
     pub fn connect(address: &Path) -> Result<Option<Self>> {
         match connect(address) {
-            Ok(stream) => {
-                Ok(Some(Self { way: Way::Socket { address: address.into(), first: Mutex::new(Some(stream)) } }))
-            }
+            Ok(stream) => Ok(Some(Self::by(Way::Socket { address: address.into(), first: Mutex::new(Some(stream)) }))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(unreachable_daemon(address, &error)),
         }
@@ -64,7 +83,16 @@ impl Client {
 
     /// A client of a service in this process, through the very router that a daemon serves.
     pub fn in_process(service: Arc<dyn Service>) -> Self {
-        Self { way: Way::InProcess(router(service, CancellationToken::new())) }
+        Self::by(Way::InProcess(router(service, CancellationToken::new())))
+    }
+
+    fn by(way: Way) -> Self {
+        Self { way, lost: watch::Sender::new(false) }
+    }
+
+    /// Whether a call that is asked again waits for a daemon that has gone.
+    pub fn lost(&self) -> watch::Receiver<bool> {
+        self.lost.subscribe()
     }
 
     /// Whether a daemon is at the other end.
@@ -72,7 +100,7 @@ impl Client {
         matches!(self.way, Way::Socket { .. })
     }
 
-    async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>> {
+    async fn exchange(&self, request: Request<Body>) -> std::result::Result<Response<Body>, Failure> {
         let (address, first) = match &self.way {
             Way::InProcess(router) => {
                 return match router.clone().oneshot(request).await {
@@ -85,11 +113,14 @@ impl Client {
         let waiting = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let stream = match waiting {
             Some(stream) => stream,
-            None => connect(address).map_err(|error| unreachable_daemon(address, &error))?,
+            None => connect(address).map_err(|error| Failure::Broken(unreachable_daemon(address, &error)))?,
         };
         let broken = |error: &dyn std::fmt::Display| {
-            Fault::new(Class::Runtime, format!("the daemon at {} ended the conversation: {error}", address.display()))
-                .help("see whether it still runs; what it began is taken up again by its next start")
+            let message = format!("the daemon at {} ended the conversation: {error}", address.display());
+            Failure::Broken(
+                Fault::new(Class::Runtime, message)
+                    .help("see whether it still runs; what it began is taken up again by its next start"),
+            )
         };
         stream.set_nonblocking(true).map_err(|error| broken(&error))?;
         let stream = UnixStream::from_std(stream).map_err(|error| broken(&error))?;
@@ -103,12 +134,7 @@ impl Client {
     /// One answer.
     async fn ask<A: DeserializeOwned>(&self, request: Request<Body>, within: Option<Duration>) -> Result<A> {
         let path = request.uri().path().to_owned();
-        let answer = async {
-            let response = self.exchange(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await.map_err(|error| cut_short(&error))?.to_bytes();
-            if status.is_success() { read(&body) } else { Err(read_fault(&body, status)) }
-        };
+        let answer = async { Ok(self.try_once(request).await?) };
         match within {
             None => answer.await,
             Some(within) => tokio::time::timeout(within, answer).await.unwrap_or_else(|_| {
@@ -116,6 +142,37 @@ impl Client {
                     .help("the daemon is busy or hangs; its log says more"))
             }),
         }
+    }
+
+    async fn try_once<A: DeserializeOwned>(&self, request: Request<Body>) -> std::result::Result<A, Failure> {
+        let response = self.exchange(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| Failure::Broken(cut_short(&error)))?.to_bytes();
+        if status.is_success() { read(&body) } else { Err(read_fault(&body, status)) }.map_err(Failure::Fault)
+    }
+
+    /// One answer to a question that may be asked twice: a daemon that goes away meanwhile is waited for, and its
+    /// successor is asked again.
+    async fn keep_asking<A: DeserializeOwned>(&self, path: &'static str, request: &impl Serialize) -> Result<A> {
+        loop {
+            match self.try_once(post(path, request)?).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Broken(_)) if self.is_remote() => self.daemon_is_back().await,
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Until a daemon answers again, however long that takes. Who has better to do drops it.
+    async fn daemon_is_back(&self) {
+        let Way::Socket { address, .. } = &self.way else { return };
+        self.lost.send_replace(true);
+        let mut pause = Duration::from_millis(20);
+        while connect(address).is_err() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+        self.lost.send_replace(false);
     }
 
     /// Bytes, and at their end a fault if there was one.
@@ -309,7 +366,11 @@ impl Service for Client {
         restart(StopRequest) -> Created: "/v1/restart", AS_LONG_AS_IT_TAKES;
         kill(KillRequest) -> (): "/v1/kill", SOON;
         remove_container(RemoveContainerRequest) -> RemovedContainer: "/v1/remove-container", AS_LONG_AS_IT_TAKES;
-        wait_exit(WaitExitRequest) -> Ended: "/v1/wait-exit", AS_LONG_AS_IT_TAKES;
+        resize(ResizeRequest) -> (): "/v1/resize", SOON;
+        attach(AttachRequest) -> Attached: "/v1/attach", SOON;
+        close_input(CloseInputRequest) -> (): "/v1/close-input", SOON;
+        pause(TaskRequest) -> (): "/v1/pause", FREEZES;
+        resume(TaskRequest) -> (): "/v1/resume", FREEZES;
         inspect(ResourceKey) -> Inspection: "/v1/inspect", SOON;
         create_namespace(NamespaceRequest) -> Item: "/v1/create-namespace", SOON;
         remove_namespace(NamespaceRequest) -> (): "/v1/remove-namespace", SOON;
@@ -332,6 +393,31 @@ impl Service for Client {
         pull(PullRequest) -> PullEvent: "/v1/pull";
         push(PushRequest) -> PushEvent: "/v1/push";
         progress(ProgressRequest) -> Transfer: "/v1/progress";
+    }
+
+    fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Ended>> {
+        async move { self.keep_asking("/v1/wait-exit", &request).await }.boxed()
+    }
+
+    // A daemon that went may have started it: the next one is asked for that very process.
+    fn exec(&self, mut request: ExecRequest) -> BoxFuture<'_, Result<Executed>> {
+        async move {
+            loop {
+                match self.try_once(post("/v1/exec", &request)?).await {
+                    Ok(executed) => return Ok(executed),
+                    Err(Failure::Broken(_)) if self.is_remote() && request.exec_id.is_some() => {
+                        self.daemon_is_back().await;
+                        request.again = true;
+                    }
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn wait_exec(&self, request: WaitExecRequest) -> BoxFuture<'_, Result<ExecEnded>> {
+        async move { self.keep_asking("/v1/wait-exec", &request).await }.boxed()
     }
 
     // Snapshots that were never measured are walked, however large.

@@ -461,6 +461,68 @@ impl Service for Fake {
         .boxed()
     }
 
+    fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Executed>> {
+        let mut shown = request.clone();
+        let stdio = shown.stdio.take().unwrap_or_default();
+        self.note(format!("exec {} terminal={}", serde_json::to_string(&shown).unwrap(), stdio.terminal));
+        let (fault, output) = {
+            let mut state = self.state();
+            (state.create_fault.take(), state.output.clone())
+        };
+        if let Some(fault) = fault {
+            return ready(Err(fault));
+        }
+        for (path, text) in [(stdio.stdout, output.0), (stdio.stderr, output.1)] {
+            if let Some(path) = path {
+                std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+            }
+        }
+        let exec_id = request.exec_id.unwrap_or_else(|| "made-up".into());
+        ready(Ok(Executed { exec_id, pid: 4713, warnings: Vec::new() }))
+    }
+
+    fn wait_exec(&self, request: WaitExecRequest) -> BoxFuture<'_, Result<ExecEnded>> {
+        self.note(format!("wait exec {}", request.exec_id));
+        let code = self.state().exit_code;
+        ready(Ok(ExecEnded { exit: Exit { code, signal: None, oom_killed: false, at: now() } }))
+    }
+
+    fn resize(&self, request: ResizeRequest) -> BoxFuture<'_, Result<()>> {
+        self.note(format!("resize {}/{} {:?}", request.namespace, request.name, request.size));
+        ready(Ok(()))
+    }
+
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attached>> {
+        self.note(format!("attach {}/{}", request.namespace, request.name));
+        let output = self.state().output.clone();
+        for (path, text) in [(request.stdio.stdout, output.0), (request.stdio.stderr, output.1)] {
+            if let Some(path) = path {
+                std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+            }
+        }
+        ready(self.find(Kind::Container, &request.namespace, &request.name).map(|item| Attached {
+            uid: item.metadata.uid,
+            attempt: 1,
+            pid: Some(4711),
+            terminal: false,
+            stdin: false,
+        }))
+    }
+
+    fn close_input(&self, _: CloseInputRequest) -> BoxFuture<'_, Result<()>> {
+        ready(Ok(()))
+    }
+
+    fn pause(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>> {
+        self.note(format!("pause {}/{}", request.namespace, request.name));
+        ready(self.find(Kind::Container, &request.namespace, &request.name).map(drop))
+    }
+
+    fn resume(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>> {
+        self.note(format!("resume {}/{}", request.namespace, request.name));
+        ready(self.find(Kind::Container, &request.namespace, &request.name).map(drop))
+    }
+
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {
         ready(self.find(key.kind, &key.namespace, &key.name).map(|item| Inspection {
             item,

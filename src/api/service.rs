@@ -105,6 +105,27 @@ pub trait Service: Send + Sync + 'static {
     /// Sends a signal to a running task.
     fn kill(&self, request: KillRequest) -> BoxFuture<'_, Result<()>>;
 
+    /// Runs a further process in a running container. It lives on when nobody waits for it.
+    fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Executed>>;
+
+    /// Returns when a further process has ended, with its exit. May be asked again, also of another daemon.
+    fn wait_exec(&self, request: WaitExecRequest) -> BoxFuture<'_, Result<ExecEnded>>;
+
+    /// Changes the size of a process's terminal.
+    fn resize(&self, request: ResizeRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Connects further streams to a running task; the paths of FIFOs that the caller has open.
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attached>>;
+
+    /// Says to a shim that does not see the end of a FIFO that no more input comes.
+    fn close_input(&self, request: CloseInputRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Freezes every process of a running task.
+    fn pause(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>>;
+
+    /// Lets a frozen task go on.
+    fn resume(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>>;
+
     /// Takes a container away; refuses one that runs unless forced.
     fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>>;
 

@@ -4,6 +4,7 @@
 
 mod apply;
 mod content;
+mod interactive;
 mod item;
 mod manual;
 mod node;
@@ -16,6 +17,7 @@ mod upkeep;
 
 pub use apply::*;
 pub use content::*;
+pub use interactive::*;
 pub use item::*;
 pub use manual::*;
 pub use node::*;

@@ -148,6 +148,10 @@ pub enum Command {
     Stop(stop::Args),
     Restart(restart::Args),
     Kill(kill::Args),
+    Exec(Box<exec::Args>),
+    Attach(attach::Args),
+    Pause(pause::Args),
+    Unpause(pause::Unpause),
     Rm(rm::Args),
     Ps(ps::Args),
     Logs(logs::Args),
@@ -185,17 +189,71 @@ pub enum Command {
     Commit(later::Args),
 }
 
-/// Makes ctr's `task kill -a` mean `--all`: everywhere else `-a` is `--address`.
+/// Makes ctr's `task kill -a` mean `--all` and podman's `start -a` mean `--attach`: everywhere else `-a` is `--address`.
 pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
-    let kill = arguments.windows(2).position(|pair| task(&pair[0]) && pair[1] == "kill");
-    if let Some(at) = kill {
-        for argument in &mut arguments[at + 2..] {
-            if argument == "-a" {
-                *argument = "--all".into();
-            }
+    let Some(verb) = verb_at(&arguments) else { return arguments };
+    let replace: &[(&str, &[&str])] = if arguments[verb] == "start" {
+        &[("-a", &["--attach"]), ("-ai", &["--attach", "--interactive"]), ("-ia", &["--attach", "--interactive"])]
+    } else if task(&arguments[verb]) && arguments.get(verb + 1).is_some_and(|word| word == "kill") {
+        &[("-a", &["--all"])]
+    } else {
+        return arguments;
+    };
+    let rest = arguments.split_off(verb + 1);
+    for argument in rest {
+        match replace.iter().find(|(short, _)| argument == *short) {
+            Some((_, long)) => arguments.extend(long.iter().map(OsString::from)),
+            None => arguments.push(argument),
         }
     }
     arguments
+}
+
+/// Where the verb stands: behind the program and the global flags with their values.
+fn verb_at(arguments: &[OsString]) -> Option<usize> {
+    const WITH_VALUE: [&str; 11] = [
+        "--config",
+        "--manifests",
+        "--root",
+        "--state",
+        "-a",
+        "--address",
+        "-n",
+        "--namespace",
+        "-o",
+        "--output",
+        "--log-level",
+    ];
+    let mut at = 1;
+    while let Some(word) = arguments.get(at) {
+        if WITH_VALUE.iter().any(|flag| word == flag) {
+            at += 2;
+        } else if word.as_encoded_bytes().starts_with(b"-") {
+            at += 1;
+        } else {
+            return Some(at);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rewrite;
+
+    #[test]
+    fn the_short_a_is_what_ctr_and_podman_mean_by_it() {
+        for (line, expected) in [
+            ("bayplan -a /x start -a -i web", "bayplan -a /x start --attach -i web"),
+            ("bayplan start -ai web", "bayplan start --attach --interactive web"),
+            ("bayplan -n start t kill -a -s 9 x", "bayplan -n start t kill --all -s 9 x"),
+            ("bayplan run -a /x start kill", "bayplan run -a /x start kill"),
+            ("bayplan task start -a /x web", "bayplan task start -a /x web"),
+        ] {
+            let words = rewrite(line.split(' ').map(Into::into));
+            assert_eq!(words, expected.split(' ').collect::<Vec<_>>());
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub(super) async fn object(
 ) -> Result<u8> {
     let mut status = 0;
     for name in names {
-        let name = name.strip_prefix("container/").unwrap_or(&name);
+        let name = super::names::plain(&name);
         match operation(name).await {
             Ok(note) => {
                 context.ui.line(name);

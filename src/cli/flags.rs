@@ -31,6 +31,9 @@ pub struct Flags {
     /// uid[:gid], or names
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
     /// Host name inside
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -135,7 +138,7 @@ fn unknown_flag(word: &str) -> Fault {
     let help = match flag {
         "--name" => "the name stands behind the image: IMAGE ID [COMMAND…]",
         "--entrypoint" => "a COMMAND behind ID replaces ENTRYPOINT and CMD",
-        "-t" | "--tty" | "-it" | "-ti" | "-p" | "--publish" => "not supported by this version yet: leave it out",
+        "-p" | "--publish" => "not supported by this version yet: leave it out",
         "--network" | "--net" => "--net-host is the node's network; without it there is loopback only",
         _ => "bayplan run --help lists the flags; they stand before IMAGE",
     };
@@ -155,6 +158,7 @@ fn spec(flags: Flags, image: Reference) -> Result<ContainerSpec> {
     spec.working_dir = flags.cwd;
     spec.user = flags.user;
     spec.hostname = flags.hostname;
+    spec.tty = flags.tty;
     spec.security_context.read_only_root_filesystem = flags.read_only;
     spec.security_context.privileged = flags.privileged;
     spec.security_context.capabilities.add = flags.cap_add;
@@ -187,7 +191,7 @@ pub(super) fn pair(text: &str, what: &str) -> Result<(String, String)> {
 }
 
 /// Files first, flags over them; a key alone passes on this process' own value, if it has one.
-fn environment(files: &[PathBuf], flags: &[String]) -> Result<IndexMap<String, String>> {
+pub(super) fn environment(files: &[PathBuf], flags: &[String]) -> Result<IndexMap<String, String>> {
     let mut env = IndexMap::new();
     let mut add = |text: &str| {
         match text.split_once('=') {

@@ -17,14 +17,22 @@ pub struct Args {
     /// To every process of the container
     #[arg(long)]
     pub all: bool,
+    /// To a further process of the container, by its id
+    #[arg(long, value_name = "ID")]
+    pub exec_id: Option<String>,
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let (node, namespace) = (context.node().await?, context.namespace());
     each::object(args.names, context, async |name| {
-        let request =
-            KillRequest { namespace: namespace.clone(), name: name.to_owned(), signal: args.signal, all: args.all };
+        let request = KillRequest {
+            namespace: namespace.clone(),
+            name: name.to_owned(),
+            signal: args.signal,
+            all: args.all,
+            exec_id: args.exec_id.clone(),
+        };
         node.kill(request).await.map(|()| None)
     })
     .await

@@ -6,6 +6,7 @@
 
 mod apply;
 mod args;
+mod attach;
 mod check;
 mod completion;
 mod config;
@@ -20,6 +21,7 @@ mod diff;
 mod doctor;
 mod each;
 mod events;
+mod exec;
 mod explain;
 mod flags;
 mod foreground;
@@ -44,6 +46,7 @@ mod names;
 mod namespace;
 mod node;
 mod password;
+mod pause;
 mod progress;
 mod prune;
 mod ps;
@@ -96,6 +99,7 @@ pub fn command() -> clap::Command {
 /// Says that it is our fault, and where; the panic's own words are what a report needs.
 fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
     use std::io::Write as _;
+    foreground::restore_terminal();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let words = panic.payload_as_str().unwrap_or("no message");
     let text = format!(
@@ -138,6 +142,9 @@ fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn is_foreground(command: &Command) -> bool {
     match command {
         Command::Run(args) => !args.detach,
+        Command::Exec(args) => !args.detach,
+        Command::Start(args) => args.attach || args.interactive,
+        Command::Attach(_) => true,
         Command::Task(args) => args.is_foreground(),
         _ => false,
     }
@@ -210,6 +217,10 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Stop(args) => stop::run(args, context).await,
         Command::Restart(args) => restart::run(args, context).await,
         Command::Kill(args) => kill::run(args, context).await,
+        Command::Exec(args) => exec::run(*args, context).await,
+        Command::Attach(args) => attach::run(args, context).await,
+        Command::Pause(args) => pause::run(args, context).await,
+        Command::Unpause(args) => pause::unpause(args, context).await,
         Command::Rm(args) => rm::run(args, context).await,
         Command::Ps(args) => ps::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,

@@ -117,6 +117,11 @@ pub(super) fn signal(text: &str) -> std::result::Result<i32, String> {
     name.parse::<nix::sys::signal::Signal>().map(|signal| signal as i32).map_err(|_| wrong())
 }
 
+/// A container's name, also written as `container/NAME`.
+pub(super) fn plain(name: &str) -> &str {
+    name.strip_prefix("container/").unwrap_or(name)
+}
+
 /// Milliseconds, from `90s`, `5m`, or plain seconds.
 pub(super) fn duration(text: &str) -> std::result::Result<u64, String> {
     if let Ok(seconds) = text.parse::<u64>() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::context::Context;
 use super::flags::{self, Flags};
-use super::foreground::{self, Begin};
+use super::foreground::{self, Begin, KeysFlag};
 use super::progress::{self, Progress};
 use crate::api::CreateRequest;
 use crate::error::{Class, Fault, Result};
@@ -15,8 +15,8 @@ use crate::manifest::RestartPolicy;
 ///
 /// Without -d its output is shown, signals are passed on, and its exit status becomes this command's own; 125 when bayplan
 /// failed, 126 when the command cannot be executed, 127 when the image has none of that name. When nobody reads the output any
-/// more (as in `bayplan run … | head`), its task is ended and the status is 141. Flags stand before IMAGE; what stands behind
-/// ID belongs to the command.
+/// more (as in `bayplan run … | head`), its task is ended and the status is 141. With -t keys go to it as they are pressed, and a
+/// terminal that is closed ends it. Flags stand before IMAGE; what stands behind ID belongs to the command.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "bayplan run [OPTIONS] IMAGE ID [COMMAND]...")]
 pub struct Args {
@@ -26,7 +26,7 @@ pub struct Args {
     /// Remove it after its end
     #[arg(long)]
     pub rm: bool,
-    /// Pass standard input on
+    /// Pass standard input on; -t means it
     #[arg(short, long, conflicts_with_all = ["detach", "null_io"])]
     pub interactive: bool,
     /// Discard its output here; its log has it
@@ -35,6 +35,8 @@ pub struct Args {
     /// Write its process id to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeysFlag,
     #[command(flatten)]
     pub(super) flags: Flags,
     #[command(flatten)]
@@ -53,6 +55,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     if args.rm && subject.spec.restart == RestartPolicy::Always {
         return Err(Fault::new(Class::Usage, "--rm never comes to pass with --restart always"));
     }
+    let terminal = subject.spec.tty && !args.null_io;
     let request = CreateRequest {
         namespace: context.namespace(),
         id: subject.id.clone(),
@@ -73,7 +76,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         begin: Begin::Create(Box::new(request), args.progress),
         remove: args.rm,
         output: !args.null_io,
-        input: args.interactive,
+        input: args.interactive || terminal,
+        terminal,
+        keys: args.keys.detach_keys,
+        timeout: None,
         pid_file: args.pid_file,
     };
     foreground::run(session, context).await

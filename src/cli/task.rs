@@ -1,9 +1,8 @@
 //! `bayplan task …`: ctr's names for what is done to tasks.
 
 use super::context::Context;
-use super::foreground::{self, Begin, Session};
-use super::{each, kill, names, ps, start};
-use crate::api::{Phase, Service as _, StartRequest, StopRequest};
+use super::{attach, each, exec, kill, names, pause, ps, start};
+use crate::api::{Phase, Service as _, StopRequest};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::Kind;
 
@@ -17,14 +16,12 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Start the task of a container; without -d its output is shown until it ends
-    Start {
-        /// Do not wait for its end
-        #[arg(short, long)]
-        detach: bool,
-        /// Container
-        #[arg(value_name = "ID")]
-        name: String,
-    },
+    Start(start::Task),
+    Exec(Box<exec::Args>),
+    Attach(attach::Args),
+    Pause(pause::Args),
+    #[command(visible_alias = "unpause")]
+    Resume(pause::Unpause),
     #[command(visible_alias = "list")]
     Ls(ps::Args),
     Kill(kill::Args),
@@ -43,19 +40,23 @@ enum Verb {
 impl Args {
     /// Whether its exit status is the task's.
     pub(super) fn is_foreground(&self) -> bool {
-        matches!(self.verb, Verb::Start { detach: false, .. })
+        match &self.verb {
+            Verb::Start(args) => !args.detach,
+            Verb::Exec(args) => !args.detach,
+            Verb::Attach(_) => true,
+            _ => false,
+        }
     }
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     match args.verb {
-        Verb::Start { detach: true, name } => start::run(start::Args { names: vec![name] }, context).await,
-        Verb::Start { detach: false, name } => {
-            let request = StartRequest { namespace: context.namespace(), name, stdio: None };
-            let begin = Begin::Start(request);
-            foreground::run(Session { begin, remove: false, output: true, input: false, pid_file: None }, context).await
-        }
+        Verb::Start(args) => start::task(args, context).await,
+        Verb::Exec(args) => exec::run(*args, context).await,
+        Verb::Attach(args) => attach::run(args, context).await,
+        Verb::Pause(args) => pause::run(args, context).await,
+        Verb::Resume(args) => pause::unpause(args, context).await,
         Verb::Ls(args) => ps::run(args, context).await,
         Verb::Kill(args) => kill::run(args, context).await,
         Verb::Rm { names, force } => remove(names, force, context).await,

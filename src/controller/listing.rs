@@ -143,7 +143,7 @@ impl Node {
         if let Some(task) = &task {
             status.pid = task.pid;
             status.shim_pid = Some(task.shim_pid);
-            status.ready = task.phase == TaskPhase::Running;
+            status.ready = task.phase == TaskPhase::Running && !task.paused;
         }
         // What is on its way is what it is to become.
         let wanted = declared.map_or(&record.resource, |declared| &declared.resource);
@@ -399,6 +399,7 @@ fn is_final(record: &ContainerRecord) -> bool {
 fn phase_of(state: &TaskState) -> Phase {
     match state.phase {
         TaskPhase::Created => Phase::Created,
+        TaskPhase::Running if state.paused => Phase::Paused,
         TaskPhase::Running => Phase::Running,
         TaskPhase::BackOff => Phase::BackOff,
         TaskPhase::Exited | TaskPhase::Stopped => Phase::Exited,

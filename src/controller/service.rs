@@ -117,6 +117,34 @@ impl Service for NodeService {
         Box::pin(self.0.kill_by_hand(request))
     }
 
+    fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Executed>> {
+        Box::pin(self.0.exec_by_hand(request))
+    }
+
+    fn wait_exec(&self, request: WaitExecRequest) -> BoxFuture<'_, Result<ExecEnded>> {
+        Box::pin(self.0.wait_exec(request))
+    }
+
+    fn resize(&self, request: ResizeRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.resize_by_hand(request))
+    }
+
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attached>> {
+        Box::pin(self.0.attach_by_hand(request))
+    }
+
+    fn close_input(&self, request: CloseInputRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.close_input(request))
+    }
+
+    fn pause(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.pause_by_hand(request))
+    }
+
+    fn resume(&self, request: TaskRequest) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.resume_by_hand(request))
+    }
+
     fn remove_container(&self, request: RemoveContainerRequest) -> BoxFuture<'_, Result<RemovedContainer>> {
         Box::pin(self.0.remove_by_hand(request))
     }

@@ -28,7 +28,12 @@ pub struct StartOptions {
     pub stdio: Stdio,
     /// Counts as a restart (its shim was gone).
     pub lost: bool,
+    /// Columns and rows of its terminal at the start.
+    pub console: Option<(u16, u16)>,
 }
+
+/// What no process survives.
+const SIGKILL: i32 = 9;
 
 /// A task that was started.
 #[derive(Debug, Clone, Copy)]
@@ -241,9 +246,16 @@ impl Engine {
         let client = lock_of(&self.tasks)
             .get(id)
             .filter(|task| task.state.phase == TaskPhase::Running)
-            .and_then(|task| task.client.clone());
+            .and_then(|task| Some((task.client.clone()?, task.state.paused)));
         match client {
-            Some(client) => client.kill(signal, all).await.map_err(Fault::from),
+            Some((client, paused)) => {
+                client.kill(signal, all).await.map_err(Fault::from)?;
+                if paused && signal == SIGKILL {
+                    // What is frozen does not even die (cgroup v1).
+                    let _ = client.resume().await;
+                }
+                Ok(())
+            }
             None => Err(Fault::new(Class::Refused, format!("container {}/{} has no running task", id.0, id.1))
                 .help(format!("start it: bayplan -n {} start {}", id.0, id.1))),
         }
@@ -347,10 +359,12 @@ impl Engine {
         id: &ContainerKey,
         record: &ContainerRecord,
         image: &Image,
-        options: StartOptions,
+        mut options: StartOptions,
     ) -> Result<Launched> {
         let key = container_key(id);
         let spec = container_spec(&record.resource)?;
+        // One with a terminal has it also when nobody looks.
+        options.stdio.terminal |= spec.tty;
         if self.is_given_up(id) {
             return Err(self.given_up(id).await);
         }
@@ -374,8 +388,8 @@ impl Engine {
         };
         let prepared = {
             let (engine, record, image, bundle) = (Arc::clone(self), record.clone(), image.clone(), bundle.clone());
-            let terminal = options.stdio.terminal;
-            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, terminal)).await
+            let (terminal, console) = (options.stdio.terminal, options.console);
+            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, terminal, console)).await
         };
         let client = launch
             .await
@@ -406,7 +420,14 @@ impl Engine {
     }
 
     /// Everything that a task needs beside its shim. Blocking.
-    fn prepare(&self, record: &ContainerRecord, image: &Image, bundle: &Bundle, terminal: bool) -> Result<Prepared> {
+    fn prepare(
+        &self,
+        record: &ContainerRecord,
+        image: &Image,
+        bundle: &Bundle,
+        terminal: bool,
+        console: Option<(u16, u16)>,
+    ) -> Result<Prepared> {
         let spec = container_spec(&record.resource)?;
         let mut mounts = self.snapshots.prepare(&snapshot_key(record), image).map_err(Fault::from)?;
         if record.auto_remove && spec.restart == RestartPolicy::Never {
@@ -430,6 +451,7 @@ impl Engine {
             netns,
             cgroup: &self.cgroup_path(&record.namespace, &record.name)?,
             cgroup_driver: self.cgroup_driver(),
+            console,
             bundle: bundle.path(),
             host: &self.host,
         })

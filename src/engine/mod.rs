@@ -11,6 +11,7 @@ mod check;
 mod collect;
 mod container;
 mod events;
+mod exec;
 mod image;
 mod keyed;
 pub mod lock;
@@ -43,10 +44,12 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
 pub use crate::runtime::Stdio as TaskStdio;
+pub use crate::runtime::spec::ExecSpec;
 pub use check::{Examination, Examined, Flaw, Found};
 pub use collect::{ContentLease, Freed, Garbage};
 pub use container::{Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
+pub use exec::{ExecStarted, ExecWhose};
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use moving::{ImportMove, ImportProgress, Incoming};
@@ -70,6 +73,8 @@ pub struct Engine {
     keys: keyed::KeyedLocks<ResourceKey>,
     wishes: Mutex<HashMap<ContainerKey, container::Wishes>>,
     unwanted: unwanted::Unwanted,
+    // Further processes that are waited for.
+    execs: Arc<exec::Execs>,
     // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
     departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
     answers: Mutex<HashMap<Reference, Answer>>,
@@ -147,6 +152,7 @@ impl Engine {
             keys: keyed::KeyedLocks::default(),
             wishes: Mutex::default(),
             unwanted: watch::Sender::default(),
+            execs: Arc::default(),
             departed: Mutex::default(),
             answers: Mutex::default(),
             generation: watch::Sender::new(0),

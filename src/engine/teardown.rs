@@ -56,6 +56,12 @@ impl Engine {
             let ended = async {
                 // A shim answers this from memory; one that does not is not asked for what may take minutes.
                 client.shim_pid().await?;
+                if last.as_ref().is_some_and(|state| state.paused)
+                    && let Err(error) = client.resume().await
+                {
+                    // The shim thaws it as well when it kills.
+                    tracing::debug!(container = %container_key(id), %error, "thawing");
+                }
                 if !has_ended {
                     match client.stop(signal, grace).await {
                         Ok(state) => last = Some(state),

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use rustix::mount::{UnmountFlags, unmount};
 use serde::Serialize;
 
@@ -86,6 +86,16 @@ impl Bundle {
     /// Writes `config.json`.
     pub fn write_config(&self, spec: &Spec) -> Result<(), RuntimeError> {
         self.write_json(CONFIG_FILE, spec)
+    }
+
+    /// The container's own process, as `config.json` has it.
+    pub fn read_process(&self) -> Result<Process, RuntimeError> {
+        let path = self.path.join(CONFIG_FILE);
+        let text = fs::read(&path).map_err(|error| RuntimeError::io("reading", &path, error))?;
+        let json = |source| RuntimeError::Json { what: path.display().to_string(), source };
+        let spec: Spec = serde_json::from_slice(&text).map_err(json)?;
+        let none = || RuntimeError::io("reading", &path, std::io::Error::other("it has no process"));
+        spec.process().clone().ok_or_else(none)
     }
 
     /// Writes `bayplan.json`. A living shim reads it again only when told to.

@@ -28,8 +28,8 @@ use crate::shim::protocol::{
 };
 
 /// Time allowed to a call that answers from memory, to one that runs `runc`, and to a connect.
-const QUICK: Duration = Duration::from_secs(10);
-const SLOW: Duration = Duration::from_secs(120);
+pub(super) const QUICK: Duration = Duration::from_secs(10);
+pub(super) const SLOW: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(5);
 /// `sun_path` holds 108 bytes, the last of which is NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -187,7 +187,17 @@ impl ShimClient {
         self.own_call(STOP, &StopRequest { signal, grace_ms }, Some(grace.saturating_add(SLOW))).await
     }
 
-    async fn call<A: Message>(
+    /// The container's name.
+    pub(super) fn id(&self) -> String {
+        self.task.id.clone()
+    }
+
+    /// `namespace/id`, for messages.
+    pub(super) fn object(&self) -> &str {
+        &self.task.object
+    }
+
+    pub(super) async fn call<A: Message>(
         &self,
         method: &'static str,
         request: &impl Message,
@@ -201,7 +211,7 @@ impl ShimClient {
         A::parse_from_bytes(&answer).map_err(unreadable)
     }
 
-    async fn own_call<A: DeserializeOwned>(
+    pub(super) async fn own_call<A: DeserializeOwned>(
         &self,
         method: &'static str,
         request: &impl Serialize,

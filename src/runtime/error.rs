@@ -205,7 +205,7 @@ impl RuntimeError {
 
 /// What runc says in the end, behind who called whom.
 fn cause(message: &str) -> Option<&str> {
-    let (_, said) = message.split_once("runc create failed: ")?;
+    let (_, said) = ["runc create failed: ", "exec failed: "].iter().find_map(|mark| message.split_once(mark))?;
     Some(said.strip_prefix("unable to start container process: ").unwrap_or(said))
 }
 

@@ -15,6 +15,7 @@ mod error;
 pub mod host;
 mod launch;
 mod mountinfo;
+mod processes;
 pub mod runc;
 pub mod spec;
 mod task;

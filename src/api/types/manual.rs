@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ImageDetails, Item, Transfer};
+use super::{ImageDetails, Item, TerminalSize, Transfer};
 use crate::manifest::{ContainerSpec, ResourceKey};
 use crate::oci::{Digest, Platform, Reference};
 use crate::shim::protocol::Exit;
@@ -283,6 +283,9 @@ pub struct Stdio {
     /// The process gets a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// The terminal's size at the start; absent: unknown.
+    #[serde(default)]
+    pub size: Option<TerminalSize>,
 }
 
 /// A container that was made or started.
@@ -336,6 +339,9 @@ pub struct KillRequest {
     /// To every process of the container.
     #[serde(default)]
     pub all: bool,
+    /// To a further process; absent: to the task's own.
+    #[serde(default)]
+    pub exec_id: Option<String>,
 }
 
 /// Takes a container away.

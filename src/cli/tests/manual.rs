@@ -55,6 +55,62 @@ fn run_that_cannot_begin_has_the_shells_numbers() {
 }
 
 #[test]
+fn exec_in_the_foreground_is_the_process() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bench = Bench::new(|node| {
+        node.output = ("data\n".into(), "trouble\n".into());
+        node.exit_code = 42;
+    });
+    let ran = bench.run("exec --exec-id 0 -e A=1 -u app -w /srv container/web sh -c true");
+    assert_eq!((ran.status, ran.out.as_str(), ran.err.as_str()), (42, "data\n", "trouble\n"));
+    assert_eq!(
+        bench.calls(),
+        [
+            r#"exec {"namespace":"default","name":"web","execId":"0","command":["sh","-c","true"],"env":{"A":"1"},"cwd":"/srv","user":"app","groups":[],"privileged":false,"capAdd":[],"capDrop":[],"stdio":null,"again":false,"timeoutMs":null} terminal=false"#,
+            "wait exec 0",
+        ]
+    );
+    assert_eq!(std::fs::read_dir(bench.directory.path().join("fifo")).unwrap().count(), 0);
+}
+
+#[test]
+fn exec_that_cannot_begin_has_the_shells_numbers() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (class, message, status) in [
+        (Class::Runtime, "container default/web: runc: exec: \"nope\": executable file not found in $PATH", 127),
+        (Class::Runtime, "container default/web: runc: exec: \"/etc\": permission denied", 126),
+        (Class::Refused, "container default/web has no running task", 125),
+    ] {
+        let bench = Bench::new(|node| node.create_fault = Some(Fault::new(class, message)));
+        assert_eq!(bench.run("exec web nope").status, status, "{message}");
+        let bench = Bench::new(|node| node.create_fault = Some(Fault::new(class, message)));
+        assert_eq!(bench.run("exec -d web nope").status, class.exit_status(), "detached, its class decides");
+    }
+    let bench = Bench::new(|_| {});
+    assert_eq!(bench.run("exec web").status, 2);
+    assert_eq!(bench.run("exec -d -i web sh").status, 2);
+    assert_eq!(bench.run("exec --detach-keys ctrl- web sh").status, 2);
+}
+
+#[test]
+fn sessions_with_what_is_there() {
+    let _turn = FOREGROUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bench = Bench::shop();
+    bench.node.state().output = ("seen\n".into(), String::new());
+    bench.node.state().exit_code = 3;
+    let ran = bench.run("-n shop attach --no-stdin web");
+    assert_eq!((ran.status, ran.out.as_str()), (3, "seen\n"));
+    assert_eq!(bench.run("-n shop attach ghost").status, 125);
+    assert_eq!(bench.run("-n shop start -a web crashing").status, 2);
+    for line in ["pause web", "unpause web", "task pause web", "task resume web"] {
+        let ran = bench.run(&format!("-n shop {line}"));
+        assert_eq!((ran.status, ran.out.as_str()), (0, "web\n"), "{line}: {}", ran.err);
+    }
+    let calls = ["attach shop/web", "pause shop/web", "resume shop/web", "pause shop/web", "resume shop/web"];
+    assert_eq!(bench.calls(), calls);
+}
+
+#[test]
 fn run_detached_prints_the_name_and_writes_the_pid() {
     let bench = Bench::new(|_| {});
     let pid = bench.directory.path().join("pid");

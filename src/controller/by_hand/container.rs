@@ -62,7 +62,8 @@ impl Node {
         };
         let resource = Resource { metadata, spec: Spec::Container(Box::new(request.spec)) };
         let making = Making { auto_remove: request.remove_after_exit, held: !request.start };
-        self.engine.wish(&id, making, StartOptions { stdio: stdio(request.stdio), lost: false });
+        let options = StartOptions { console: console(&request.stdio), stdio: stdio(request.stdio), lost: false };
+        self.engine.wish(&id, making, options);
         // On the disk with the record of its start, before anybody is told.
         self.engine.memory().declare_as(self.engine.store(), vec![by_hand(resource)], &[], Durability::InOrder)?;
         let unwanted = Unwanted { node: Some(Arc::clone(self)), key: key.clone() };
@@ -107,11 +108,16 @@ impl Node {
         let Some(record) = self.engine.memory().read().containers.get(&id).cloned() else {
             return Err(self.no_container(&id));
         };
-        if self.engine.task(&id).is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff)) {
+        let task = self.engine.task(&id);
+        if task.as_ref().is_some_and(|state| state.paused) {
+            return Err(Fault::new(Class::Refused, format!("{key} is paused"))
+                .help(format!("bayplan -n {} unpause {} lets it go on", id.0, id.1)));
+        }
+        if task.is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff)) {
             return Err(Fault::new(Class::Refused, format!("{key} runs already"))
                 .help(format!("bayplan -n {} restart {} starts it anew", id.0, id.1)));
         }
-        let options = StartOptions { stdio: stdio(request.stdio), lost: false };
+        let options = StartOptions { console: console(&request.stdio), stdio: stdio(request.stdio), lost: false };
         self.engine.wish(&id, Making::default(), options);
         let step = Step {
             action: Action::Start,
@@ -143,11 +149,14 @@ impl Node {
     pub(in crate::controller) async fn kill_by_hand(self: &Arc<Self>, request: KillRequest) -> Result<()> {
         let id = (request.namespace, request.name);
         self.known(&id)?;
-        self.engine.kill(&id, request.signal, request.all).await
+        match &request.exec_id {
+            Some(exec_id) => self.engine.kill_exec(&id, exec_id, request.signal).await,
+            None => self.engine.kill(&id, request.signal, request.all).await,
+        }
     }
 
     /// Refused with what may have been meant when there is no such container.
-    fn known(&self, id: &ContainerKey) -> Result<()> {
+    pub(super) fn known(&self, id: &ContainerKey) -> Result<()> {
         let there = self.engine.memory().read().containers.contains_key(id);
         if there { Ok(()) } else { Err(self.no_container(id)) }
     }
@@ -228,7 +237,11 @@ impl Drop for Unwanted {
     }
 }
 
-fn stdio(stdio: Option<Stdio>) -> TaskStdio {
+pub(super) fn stdio(stdio: Option<Stdio>) -> TaskStdio {
     let Some(stdio) = stdio else { return TaskStdio::default() };
     TaskStdio { stdin: stdio.stdin, stdout: stdio.stdout, stderr: stdio.stderr, terminal: stdio.terminal }
+}
+
+pub(super) fn console(stdio: &Option<Stdio>) -> Option<(u16, u16)> {
+    stdio.as_ref()?.size.map(|size| (size.width, size.height))
 }

@@ -6,6 +6,7 @@
 //! `start`, `rm` and `rmi` ask for, because no plan would: it is not what is declared.
 
 mod container;
+mod exec;
 mod exit;
 mod image;
 mod namespace;

@@ -36,6 +36,12 @@ pub enum Problem {
     /// `command` or the image's ENTRYPOINT starts with an empty word.
     #[error("the program to run is an empty word")]
     EmptyProgram,
+    /// A further process without a program.
+    #[error("there is no command to execute")]
+    NothingToExecute,
+    /// A word that no program can be given.
+    #[error("the word {0:?} holds NUL")]
+    Word(String),
     /// A user name that the image does not know.
     #[error("user {0:?} is not in the image's /etc/passwd")]
     UnknownUser(String),
@@ -145,6 +151,7 @@ impl Problem {
     fn help(&self) -> Option<String> {
         Some(match self {
             Self::NothingToRun => "set `command`".into(),
+            Self::NothingToExecute => "write it behind the container's name".into(),
             Self::EmptyProgram => "write the program as the first word of `command`".into(),
             Self::UnknownUser(_) | Self::UnknownGroup(_) => "use numeric ids, such as user: \"1000:1000\"".into(),
             Self::UserForm(_) => "write uid, uid:gid, name or name:group".into(),

@@ -8,6 +8,7 @@ pub(crate) mod capabilities;
 mod devices;
 mod error;
 mod etc_files;
+mod exec;
 mod expand;
 mod mounts;
 mod process;
@@ -33,10 +34,11 @@ use crate::manifest::ContainerSpec;
 
 pub use error::{Problem, SpecError};
 pub use etc_files::{EtcFiles, write_etc_files};
+pub use exec::{ExecSpec, exec};
 pub use mounts::check_sources;
 pub use process::{signal_number, stop_signal};
 pub use resources::resources;
-pub use root_files::{LayerFiles, RootFiles};
+pub use root_files::{LayerFiles, RootFiles, RootFs};
 pub use user::{ResolvedUser, resolve};
 
 /// The version of the runtime spec that we write; every runc since 1.0 reads it.
@@ -86,6 +88,8 @@ pub struct SpecInput<'a> {
     pub cgroup_driver: CgroupDriver,
     /// The node.
     pub host: &'a HostFacts,
+    /// Columns and rows of its terminal at the start.
+    pub console: Option<(u16, u16)>,
     /// The bundle, absolute: its `hostname`, `hosts` and `resolv.conf` are mounted (see [`write_etc_files`]).
     pub bundle: &'a Path,
 }
@@ -120,7 +124,7 @@ fn build_inner(input: &SpecInput<'_>) -> Result<Built, Problem> {
     let own_env = process::own_env(container)?;
     let capabilities = capabilities::bits(context, input.host, &mut warnings)?;
     let rlimits = rlimits::rlimits(&container.rlimits, input.host, &mut warnings)?;
-    let process = oci::ProcessBuilder::default()
+    let mut process = oci::ProcessBuilder::default()
         .terminal(container.tty)
         .user(user.spec()?)
         .args(process::args(container, config, &own_env)?)
@@ -132,6 +136,9 @@ fn build_inner(input: &SpecInput<'_>) -> Result<Built, Problem> {
         .no_new_privileges(context.no_new_privileges.unwrap_or(!context.privileged))
         .build()
         .map_err(Problem::oci)?;
+    if let Some((width, height)) = input.console.filter(|_| container.tty) {
+        process.set_console_size(Some(exec::console(width, height)?));
+    }
 
     let mut wanted = mounts::wanted(&container.mounts)?;
     for ours in etc_files::etc_mounts(input.bundle, container.host_network) {

@@ -6,10 +6,10 @@
 //! holds, no path leads out of its layers.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// No passwd or group file is larger than this; one that is, is refused.
@@ -29,6 +29,51 @@ pub trait RootFiles {
 pub struct LayerFiles {
     /// Their directories, the topmost first.
     pub layers: Vec<PathBuf>,
+}
+
+/// The root of a running container, as it is now. Links are resolved inside by the kernel (openat2(2)).
+#[derive(Debug)]
+pub struct RootFs {
+    root: OwnedFd,
+}
+
+impl RootFs {
+    /// Opens a root by a path on the node, such as `/proc/PID/root`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { root: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// What is at an absolute path inside; `None` where there is nothing.
+    pub fn kind(&self, path: &str) -> io::Result<Option<FileType>> {
+        match self.look(path) {
+            Ok(found) => Ok(Some(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn look(&self, path: &str) -> Result<OwnedFd, Errno> {
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)
+    }
+}
+
+impl RootFiles for RootFs {
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        let found = match self.look(path) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Looked at before it is opened: opening a device may do things.
+        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        read_bounded(rustix::fs::open(path, flags, Mode::empty())?).map(Some)
+    }
 }
 
 /// One directory of the merged tree: the directories it is made of, the topmost first.
@@ -235,6 +280,23 @@ mod tests {
         assert_eq!(image.read("/etc/absolute"), None);
         assert_eq!(image.read("/out/passwd"), None);
         assert!(image.files.read("/etc/loop").is_err());
+    }
+
+    #[test]
+    fn a_live_root_is_read_inside_and_nowhere_else() {
+        let image = image(1);
+        fs::write(image.at("outside"), "secret").unwrap();
+        image.write("0/static/passwd");
+        symlink("/static/passwd", image.at("0/etc/passwd")).unwrap();
+        symlink("../../../../outside", image.at("0/etc/group")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, image.at("0/etc/fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let root = RootFs::open(&image.at("0")).unwrap();
+        assert_eq!(root.read("/etc/passwd").unwrap().unwrap(), b"0/static/passwd");
+        for path in ["/etc/group", "/etc/none", "/etc/passwd/x", "/etc/fifo", "/etc"] {
+            assert_eq!(root.read(path).unwrap(), None, "{path}");
+        }
+        assert_eq!(root.kind("/etc").unwrap(), Some(FileType::Directory));
+        assert_eq!(root.kind("/nope").unwrap(), None);
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Node {
             container,
             image: &image,
             files: &LayerFiles { layers: vec![self.bundle.path().join("rootfs")] },
+            console: None,
             netns,
             cgroup: &self.cgroup(),
             cgroup_driver: self.driver,

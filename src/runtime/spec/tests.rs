@@ -63,6 +63,7 @@ fn built_by(cgroup_driver: CgroupDriver, container: &ContainerSpec, host: &HostF
         container,
         image: &image,
         files: &Files::of(&[]),
+        console: None,
         netns: Some("/run/bayplan/netns/shop_web".into()),
         cgroup: &CgroupPath::new("/bayplan", "shop", "web").unwrap(),
         cgroup_driver,

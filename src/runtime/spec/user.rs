@@ -52,7 +52,17 @@ pub fn resolve(
     files: &dyn RootFiles,
 ) -> Result<ResolvedUser, Problem> {
     let context = &container.security_context;
-    let written = container.user.as_deref().or(image_user).unwrap_or_default().trim();
+    let written = container.user.as_deref().or(image_user).unwrap_or_default();
+    resolve_parts(written, context.run_as_user, context.run_as_group, files)
+}
+
+fn resolve_parts(
+    written: &str,
+    run_as_user: Option<u32>,
+    run_as_group: Option<u32>,
+    files: &dyn RootFiles,
+) -> Result<ResolvedUser, Problem> {
+    let written = written.trim();
     let (user, group) = match written.split_once(':') {
         Some((_, "")) | Some(("", _)) => return Err(Problem::UserForm(written.to_owned())),
         Some((_, group)) if group.contains(':') => return Err(Problem::UserForm(written.to_owned())),
@@ -60,11 +70,11 @@ pub fn resolve(
         None => (written, None),
     };
     // A user given by id brings its own group along, not the one written for another user.
-    let (user, group) = match context.run_as_user {
+    let (user, group) = match run_as_user {
         Some(uid) => (uid.to_string(), None),
         None => (user.to_owned(), group),
     };
-    let group = context.run_as_group.map(|gid| gid.to_string()).or(group.map(str::to_owned));
+    let group = run_as_group.map(|gid| gid.to_string()).or(group.map(str::to_owned));
 
     let accounts = accounts(&read(files, PASSWD)?);
     let groups = groups(&read(files, GROUP)?);
@@ -97,6 +107,27 @@ pub fn resolve(
     }
     let home = account.map(|account| account.home.clone()).filter(|home| home.starts_with('/'));
     Ok(ResolvedUser { uid, gid, groups: all, home: home.unwrap_or_else(|| "/".into()) })
+}
+
+/// Resolves a user that is asked for by itself.
+pub(super) fn resolve_written(written: &str, files: &dyn RootFiles) -> Result<ResolvedUser, Problem> {
+    if written.trim().is_empty() {
+        return Err(Problem::UserForm(written.to_owned()));
+    }
+    resolve_parts(written, None, None, files)
+}
+
+/// Ids of groups, each written as an id or a name.
+pub(super) fn group_ids(written: &[String], files: &dyn RootFiles) -> Result<Vec<u32>, Problem> {
+    let groups = groups(&read(files, GROUP)?);
+    let id = |written: &String| match number(written)? {
+        Some(id) => Ok(id),
+        None => {
+            let group = groups.iter().find(|group| group.name == *written);
+            Ok(group.ok_or_else(|| Problem::UnknownGroup(written.clone()))?.gid)
+        }
+    };
+    written.iter().map(id).collect()
 }
 
 fn read(files: &dyn RootFiles, path: &'static str) -> Result<String, Problem> {
