@@ -39,10 +39,13 @@ impl Neighbour {
     }
 }
 
+/// What is wrong, how it comes about, and what the message has to say.
+type Case = (&'static str, fn(&mut Value), &'static str);
+
 #[test]
 fn what_cannot_be_made_is_told_clearly_and_harms_no_neighbour() {
     let mut neighbour = Neighbour::new();
-    let cases: [(&str, fn(&mut Value), &str); 6] = [
+    let cases: [Case; 6] = [
         ("a user that cannot be", |spec| spec["process"]["user"] = json!({"uid": u32::MAX, "gid": 0}), "user"),
         ("a directory that is a file", |spec| spec["process"]["cwd"] = json!("/bin/busybox/x"), "not a directory"),
         (
