@@ -10,6 +10,7 @@ bin=$(cd "${1:?where the binaries are}" && pwd)
 PATH=$bin:$PATH:/usr/sbin:/sbin
 export LC_ALL=C
 rounds=${ROUNDS:-20}
+source "$here/tasks.sh"
 [ "$(id -u)" = 0 ] || { echo "bench: needs root" >&2; exit 1; }
 for tool in runc jq busybox; do command -v $tool >/dev/null || { echo "bench: $tool is missing" >&2; exit 1; }; done
 
@@ -164,6 +165,10 @@ done
 row "manifest renamed into the directory → process running (ms)" "$(median <ours.ms)" "$(median <floor.ms)" \
   "≤ 50 ms debounce + 1.5 ×"
 
+bench_stop
+bench_restart
+bench_log
+
 # ---- forty containers
 echo "bench: forty containers" >&2
 for n in $(seq 40); do bayplan $socket run -d $image "f$n" sleep 100000 >/dev/null; done
@@ -171,13 +176,13 @@ row "\`get containers\` of 41, process start included (ms)" "$(each bayplan $soc
 memory() { awk -v key="$2:" '$1 == key { print $2 / 1024 }' "/proc/$1/$3"; }
 row "daemon resident with 41 containers (MB)" "$(memory "$daemon" VmRSS status)" "" "≤ 25 MB"
 shims=$(for pid in $(pgrep -x bayplan-shim); do case $(readlink "/proc/$pid/cwd") in "$work"/*) echo "$pid" ;; esac; done)
-pss=$(for pid in $shims; do memory "$pid" Pss smaps_rollup; done | awk '{ sum += $1 } END { if (NR) printf "%.2f", sum / NR }')
-row "memory of a shim (MB, PSS, mean)" "${pss:-?}" "" "≤ 0.38 MB"
+pss=$(for pid in $shims; do memory "$pid" Pss smaps_rollup; done | awk '{ sum += $1 } END { if (NR) printf "%.3f", sum / NR }')
 ticks() { local pid sum=0; for pid in $daemon $shims; do sum=$((sum + $(tick "$pid"))); done; echo $sum; }
 sleep 3
 before=$(ticks) own=$(tick "$daemon")
 sleep 20
 row "processor ticks of daemon and shims in 20 idle seconds" "$(($(ticks) - before)) (daemon $(($(tick "$daemon") - own)))" "" "0"
+bench_shims
 
 # ---- peers, where they are installed
 if [ "${PEERS:-0}" = 1 ] && command -v containerd >/dev/null && command -v ctr >/dev/null; then

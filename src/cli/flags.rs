@@ -67,7 +67,7 @@ pub struct Flags {
     /// The signal that a stop sends first
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
-    /// Another OCI runtime
+    /// An OCI runtime of the configuration, or another shim such as io.containerd.runc.v2
     #[arg(long, value_name = "NAME")]
     pub runtime: Option<String>,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Class, Result};
 use crate::manifest::RestartPolicy;
-use crate::runtime::{Bundle, ShimClient, cgroup};
+use crate::runtime::{Bundle, ForeignTask, ShimClient, cgroup};
 use crate::shim::protocol::{Exit, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
@@ -27,6 +27,9 @@ impl Engine {
             let engine = Arc::clone(self);
             let is_known = known.contains(&id);
             work.push(tokio::spawn(async move {
+                if is_known && crate::runtime::foreign::is_foreign(&path) {
+                    return engine.adopt_foreign(&id, &bundle).await;
+                }
                 // What a shim that has said nothing yet is at, or that nobody knows of, is not ours to go on with.
                 let is_made = crate::runtime::read_state(&path).is_some();
                 if !is_known || (!is_made && crate::runtime::shim_alive(&path)) {
@@ -57,6 +60,35 @@ impl Engine {
         }
         self.sweep().await;
         self.finish_wishes().await;
+    }
+
+    /// Adopts the task of another runtime's shim: one that runs, one whose exit nobody saw, one that is to start again.
+    async fn adopt_foreign(self: &Arc<Self>, id: &ContainerKey, bundle: &Bundle) {
+        let warn = |message: String| self.event(&container_key(id), EventType::Warning, "ShimLost", message);
+        let state = crate::runtime::read_state(bundle.path());
+        let Some(known) = state.clone() else {
+            // Its start lost its daemon.
+            if let Err(fault) = self.end_stranger(bundle).await {
+                self.event(&container_key(id), EventType::Warning, "CleanUpFailed", fault.message);
+            }
+            return;
+        };
+        match ForeignTask::adopt(bundle, known).await {
+            Ok(Some(task)) => match self.adopt_task(id, task).await {
+                Ok(state) => {
+                    self.adopted(id, &state);
+                    if !is_supervised(&state) && state.phase != TaskPhase::Created {
+                        // Here and now: without a daemon, this process may end before anybody else comes to it.
+                        self.collect(id).await;
+                    }
+                    return;
+                }
+                Err(fault) => warn(fault.message),
+            },
+            Ok(None) => warn("its shim is gone".to_owned()),
+            Err(error) => warn(error.to_string()),
+        }
+        self.clear_after_shim(id, state).await;
     }
 
     /// Adopts the task of a living shim. A shim whose task is deleted is ended: `None`.
@@ -117,6 +149,8 @@ impl Engine {
                 tracing::error!(%fault, "a lost task could not be recorded");
             }
         }
+        // From here on the record speaks for it, and whoever looks sees one or the other.
+        drop(lock_of(&self.tasks).remove(id));
         let cleared = match self.bundle(id) {
             Ok(bundle) => self.clear_bundle(&bundle, None).await,
             Err(fault) => Err(fault),

@@ -13,7 +13,9 @@ use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::Source;
-use crate::runtime::{Bundle, CgroupDriver, CgroupPath, Launch, RootMount, ShimClient, Stdio, spec};
+use crate::runtime::{
+    Bundle, CgroupDriver, CgroupPath, ForeignShim, ForeignTask, Launch, RootMount, RuncOptions, ShimClient, Stdio, spec,
+};
 use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
@@ -114,24 +116,21 @@ impl Engine {
         let alive = lock_of(&self.tasks).contains_key(&id);
         if alive {
             let old = container_spec(&before.resource)?;
-            if old.resources != spec.resources {
-                let runtime = self.runtime_binary(spec)?;
-                let limits = spec::resources(&spec.resources, &self.host);
-                let root = self.runtime_root(&id.0);
-                crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, self.uses_systemd_cgroups())
-                    .await
-                    .map_err(Fault::from)?;
-            }
             let bundle = self.bundle(&id)?;
+            if old.resources != spec.resources {
+                self.update_limits(&id, spec).await?;
+                // The next attempt is made by it.
+                bundle.write_limits(&spec::limits(&spec.resources, &self.host)).map_err(Fault::from)?;
+            }
             let mut supervision = self.supervision(&id, spec, &before, false)?;
             if let Some(current) = bundle.read_supervision().map_err(Fault::from)? {
                 supervision.first_attempt = current.first_attempt;
                 supervision.restarts = current.restarts;
             }
             bundle.write_supervision(&supervision).map_err(Fault::from)?;
-            let client = lock_of(&self.tasks).get(&id).and_then(|task| task.client.clone());
-            if let Some(client) = client {
-                client.reload().await.map_err(Fault::from)?;
+            let supervisor = lock_of(&self.tasks).get(&id).map(|task| task.supervisor.clone());
+            if let Some(supervisor) = supervisor {
+                supervisor.reload().await.map_err(Fault::from)?;
             }
         }
         let mut record = before;
@@ -144,6 +143,26 @@ impl Engine {
         self.put(record)?;
         self.event(key, EventType::Normal, "Updated", "changed in place");
         Ok(())
+    }
+
+    /// Changes the limits of a task while it runs.
+    async fn update_limits(&self, id: &ContainerKey, spec: &ContainerSpec) -> Result<()> {
+        let limits = spec::resources(&spec.resources, &self.host);
+        match self.runner(spec)? {
+            Runner::Own(runtime) => {
+                let (root, systemd) = (self.runtime_root(&id.0), self.uses_systemd_cgroups());
+                let updated = crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, systemd);
+                updated.await.map_err(Fault::from)
+            }
+            Runner::Foreign(_) => {
+                let client = lock_of(&self.tasks).get(id).and_then(|task| task.client.clone());
+                match client {
+                    Some(client) => client.update(&limits).await.map_err(Fault::from),
+                    // Between two attempts there is nothing to change.
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
     /// Starts the task of a container that has none.
@@ -376,6 +395,15 @@ impl Engine {
         let first_attempt = supervision.first_attempt;
         // The shim reads it first thing, for its own oom score.
         bundle.write_supervision(&supervision).map_err(Fault::from)?;
+        if let Runner::Foreign(shim) = self.runner(spec)? {
+            let task = self.start_foreign(id, record, image, &bundle, &options, shim);
+            let (task, pid) = tokio::select! {
+                started = task => started?,
+                fault = self.given_up(id) => return Err(fault),
+            };
+            self.adopt_task(id, task).await?;
+            return self.has_started(id, first_attempt, pid);
+        }
         let launch = {
             let launch = Launch {
                 shim_binary: self.config().shim_path(),
@@ -410,12 +438,60 @@ impl Engine {
             fault = self.given_up(id) => return Err(fault),
         };
         self.adopt_task(id, client).await?;
+        self.has_started(id, first_attempt, pid)
+    }
+
+    /// Starts the task by another runtime's shim, which wants everything to be there before it is started itself.
+    async fn start_foreign(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        record: &ContainerRecord,
+        image: &Image,
+        bundle: &Bundle,
+        options: &StartOptions,
+        binary: PathBuf,
+    ) -> Result<(ForeignTask, u32)> {
+        let key = container_key(id);
+        let config = self.config();
+        let mut shim = ForeignShim {
+            version: 1,
+            runc: self.runc_options(&binary)?,
+            binary,
+            address: config.address(),
+            logger: config.shim_path(),
+            mounts: Vec::new(),
+            stdio: options.stdio.clone(),
+            cgroups: self.cgroup_path(&id.0, &id.1)?.everywhere(&self.host, self.cgroup_driver()),
+            in_a_row: 0,
+        };
+        // Before anything is mounted or made, so that whoever finds the bundle knows whose it is.
+        shim.write(bundle.path()).map_err(Fault::from)?;
+        let prepared = {
+            let (engine, record, image, bundle) = (Arc::clone(self), record.clone(), image.clone(), bundle.clone());
+            let (terminal, console) = (options.stdio.terminal, options.console);
+            tokio::task::spawn_blocking(move || engine.prepare(&record, &image, &bundle, terminal, console)).await
+        };
+        let prepared =
+            prepared.map_err(|error| Fault::new(Class::Bug, format!("{key}: preparing its start: {error}")))??;
+        for warning in &prepared.warnings {
+            self.event(&key, EventType::Warning, "BestEffort", warning.clone());
+        }
+        shim.mounts = prepared.mounts;
+        shim.write(bundle.path()).map_err(Fault::from)?;
+        let task = ForeignTask::start(bundle).await.map_err(|error| in_container(&key, Fault::from(error)))?;
+        let pid = task.pid().unwrap_or_default();
+        Ok((task, pid))
+    }
+
+    /// A task was started: its record says so.
+    fn has_started(&self, id: &ContainerKey, first_attempt: u32, pid: u32) -> Result<Launched> {
         // A crash before this commit is repaired by adoption, which finds the shim.
         self.change(id, |record| {
             record.started = true;
             record.last = None;
         })?;
-        self.event(&key, EventType::Normal, "Started", format!("attempt {first_attempt}, process {pid}"));
+        let message = format!("attempt {first_attempt}, process {pid}");
+        self.event(&container_key(id), EventType::Normal, "Started", message);
         Ok(Launched { attempt: first_attempt, pid })
     }
 
@@ -476,7 +552,10 @@ impl Engine {
         let restarts = before.as_ref().map_or(attempt.saturating_sub(1), |state| state.restarts) + u32::from(lost);
         Ok(Supervision {
             version: 1,
-            runtime: self.runtime_binary(spec)?,
+            runtime: match self.runner(spec)? {
+                Runner::Own(runtime) => runtime,
+                Runner::Foreign(shim) => shim,
+            },
             runtime_root: self.runtime_root(&id.0),
             systemd_cgroup: self.uses_systemd_cgroups(),
             restart: Restart {
@@ -515,25 +594,37 @@ impl Engine {
 
     /// What runs the container must be there before anything of it is made, and before what it replaces goes.
     fn check_runtime(&self, spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
-        self.runtime_binary(spec).map_err(|fault| in_container(key, fault))?;
+        self.runner(spec).map_err(|fault| in_container(key, fault))?;
         crate::runtime::check_own_shim(&self.config().shim_path())
             .map_err(|error| in_container(key, Fault::from(error)))
     }
 
-    fn runtime_binary(&self, spec: &ContainerSpec) -> Result<PathBuf> {
+    fn runner(&self, spec: &ContainerSpec) -> Result<Runner> {
         let name = spec.runtime.as_deref();
         let config = self.config();
         if let Some(path) = config.runtime(name.filter(|_| !crate::runtime::is_own(name))) {
-            return crate::runtime::host::find_runc(Some(path)).map_err(Fault::from);
+            return crate::runtime::host::find_runc(Some(path)).map(Runner::Own).map_err(Fault::from);
         }
         let name = name.unwrap_or("runc");
         if !name.contains(['.', '/']) {
             return Err(Fault::new(Class::Invalid, format!("runtime {name} is not configured"))
                 .help(format!("add [runtimes.{name}] with its path to the configuration")));
         }
-        let shim = crate::runtime::shim_binary_for(Some(name), &self.config().shim_path()).map_err(Fault::from)?;
-        Err(Fault::new(Class::Refused, format!("runtime {name}: containers are not run by {} yet", shim.display()))
-            .help("leave `runtime` out, or name an OCI runtime: [runtimes.NAME] path in the configuration"))
+        crate::runtime::shim_binary_for(Some(name), &self.config().shim_path())
+            .map(Runner::Foreign)
+            .map_err(Fault::from)
+    }
+
+    /// What containerd's shim for runc (`containerd-shim-runc-v2`) is told; others have options of their own.
+    fn runc_options(&self, shim: &Path) -> Result<Option<RuncOptions>> {
+        let name = shim.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with("containerd-shim-runc-") {
+            return Ok(None);
+        }
+        let binary = crate::runtime::host::find_runc(self.config().runtime(None)).map_err(Fault::from)?;
+        // The shim adds the namespace.
+        let root = self.config().state.join("runtime");
+        Ok(Some(RuncOptions { binary, root, systemd_cgroup: self.uses_systemd_cgroups() }))
     }
 
     /// runc's `--root`: ids are unique within a namespace only.
@@ -579,6 +670,14 @@ impl Engine {
         change(&mut record);
         if record == before { Ok(()) } else { self.put(record) }
     }
+}
+
+/// What runs a container.
+enum Runner {
+    /// An OCI runtime, which our own shim executes.
+    Own(PathBuf),
+    /// Another runtime's shim.
+    Foreign(PathBuf),
 }
 
 /// How a container is made by hand, beside what it is.

@@ -119,9 +119,12 @@ impl Drop for EventLog {
     }
 }
 
+/// Events that wait for a disk that takes them; more are forgotten, the oldest first.
+const UNKEPT: usize = 1024;
+
 fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: &AtomicU32) {
+    let mut events = Vec::new();
     while let Ok(first) = orders.recv() {
-        let mut events = Vec::new();
         let mut waiting = Vec::new();
         // Whatever has come in meanwhile goes into the same transaction.
         for order in std::iter::once(first).chain(orders.try_iter().take(255)) {
@@ -130,8 +133,12 @@ fn write(store: &Store, orders: &mpsc::Receiver<Order>, keep: &AtomicU32) {
                 Order::Flush(done) => waiting.push(done),
             }
         }
-        if let Err(error) = store.append_events(&events, keep.load(Ordering::Relaxed)) {
-            tracing::error!(%error, "events could not be kept");
+        match store.append_events(&events, keep.load(Ordering::Relaxed)) {
+            Ok(()) => events.clear(),
+            Err(error) => {
+                tracing::error!(%error, "events could not be kept; they are with the next ones");
+                events.drain(..events.len().saturating_sub(UNKEPT));
+            }
         }
         for done in waiting {
             let _ = done.send(());

@@ -260,9 +260,12 @@ impl Engine {
                 false => Err(Fault::new(Class::Refused, format!("{key} is not paused"))),
             };
         }
+        // By whoever writes its state down.
+        let supervisor = lock_of(&self.tasks).get(id).map(|task| task.supervisor.clone());
+        let supervisor = supervisor.unwrap_or_else(|| running.client.clone().into());
         let (verb, done) = match wanted {
-            true => ("pause", running.client.pause().await),
-            false => ("unpause", running.client.resume().await),
+            true => ("pause", supervisor.pause().await),
+            false => ("unpause", supervisor.resume().await),
         };
         done.map_err(|error| self.in_exec(id, &running.record, verb, error))?;
         // Seen at once by whoever asks next; the shim's own word follows.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::error::{Fault, Result};
-use crate::runtime::ShimClient;
+use crate::runtime::{Bundle, ForeignTask, ShimClient, Supervisor, foreign};
 use crate::shim::protocol::{TaskPhase, TaskState};
 use crate::store::EventType;
 
@@ -18,7 +18,9 @@ use super::{Engine, lock_of};
 pub struct Task {
     /// What the shim said last.
     pub state: TaskState,
+    /// Who answers the Task API just now.
     pub(super) client: Option<ShimClient>,
+    pub(super) supervisor: Supervisor,
     follower: tokio::task::JoinHandle<()>,
     serial: u64,
 }
@@ -36,18 +38,18 @@ impl Engine {
         lock_of(&self.tasks).get(id).map(|task| task.state.clone())
     }
 
-    /// Asks the shim for the task's state and follows it from there on.
+    /// Asks who looks after the task for its state and follows it from there on.
     pub(super) fn adopt_task<'a>(
         self: &'a Arc<Self>,
         id: &'a ContainerKey,
-        client: ShimClient,
+        supervisor: impl Into<Supervisor>,
     ) -> BoxFuture<'a, Result<TaskState>> {
         // Boxed: a follower whose connection broke adopts its task again.
-        Box::pin(self.adopt_task_now(id, client))
+        Box::pin(self.adopt_task_now(id, supervisor.into()))
     }
 
-    async fn adopt_task_now(self: &Arc<Self>, id: &ContainerKey, client: ShimClient) -> Result<TaskState> {
-        let state = tokio::time::timeout(Duration::from_secs(5), client.watch(0))
+    async fn adopt_task_now(self: &Arc<Self>, id: &ContainerKey, supervisor: Supervisor) -> Result<TaskState> {
+        let state = tokio::time::timeout(Duration::from_secs(5), supervisor.watch(0))
             .await
             .map_err(|_| {
                 let message = format!("{}: its shim does not answer", container_key(id));
@@ -59,7 +61,7 @@ impl Engine {
         let mut tasks = lock_of(&self.tasks);
         // A weak handle: a follower must not keep the node's lock when everybody else has let go.
         let engine = Arc::downgrade(self);
-        let (own, seen, watching) = (id.clone(), state.seq, client.clone());
+        let (own, seen, watching) = (id.clone(), state.seq, supervisor.clone());
         let follower = tokio::spawn(async move {
             let mut seen = seen;
             loop {
@@ -68,7 +70,7 @@ impl Engine {
                 match next {
                     Ok(state) => {
                         seen = state.seq;
-                        engine.task_changed(&own, serial, state);
+                        engine.task_changed(&own, serial, state, watching.client());
                     }
                     Err(error) => {
                         tracing::debug!(container = %container_key(&own), %error, "its shim is gone");
@@ -79,9 +81,9 @@ impl Engine {
             }
         });
         let ended = !is_supervised(&state) && state.phase != TaskPhase::Created;
-        if let Some(old) =
-            tasks.insert(id.clone(), Task { state: state.clone(), client: Some(client), follower, serial })
-        {
+        let client = supervisor.client();
+        let task = Task { state: state.clone(), client, supervisor, follower, serial };
+        if let Some(old) = tasks.insert(id.clone(), task) {
             old.forget();
         }
         drop(tasks);
@@ -92,11 +94,12 @@ impl Engine {
         Ok(state)
     }
 
-    fn task_changed(self: &Arc<Self>, id: &ContainerKey, serial: u64, state: TaskState) {
+    fn task_changed(self: &Arc<Self>, id: &ContainerKey, serial: u64, state: TaskState, client: Option<ShimClient>) {
         let before = {
             let mut tasks = lock_of(&self.tasks);
             // The follower of a task before this one has nothing to say of it.
             let Some(task) = tasks.get_mut(id).filter(|task| task.serial == serial) else { return };
+            task.client = client;
             std::mem::replace(&mut task.state, state.clone())
         };
         if let Some(more) = state.dropped_lines.checked_sub(before.dropped_lines).filter(|more| *more > 0) {
@@ -158,27 +161,37 @@ impl Engine {
     async fn shim_gone(self: &Arc<Self>, id: &ContainerKey, serial: u64) {
         let key = container_key(id);
         let _key = self.keys.lock(&key).await;
-        let lost = {
-            let mut tasks = lock_of(&self.tasks);
-            match tasks.get(id) {
-                Some(task) if task.serial == serial => tasks.remove(id),
-                _ => None,
-            }
-        };
-        let Some(task) = lost else { return };
+        let ours = lock_of(&self.tasks).get(id).filter(|task| task.serial == serial).map(|task| task.state.clone());
+        let Some(state) = ours else { return };
         // Only the connection broke: the shim is there, and is asked again.
         if let Ok(bundle) = self.bundle(id)
-            && crate::runtime::shim_alive(bundle.path())
-            && let Ok(client) = ShimClient::connect(bundle.path()).await
-            && self.adopt_task(id, client).await.is_ok()
+            && let Some(supervisor) = self.again(bundle).await
         {
-            return;
+            // Not ended as others are, for its follower is who comes here.
+            drop(lock_of(&self.tasks).remove(id));
+            if self.adopt_task(id, supervisor).await.is_ok() {
+                return;
+            }
         }
-        self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", task.state.shim_pid));
+        self.event(&key, EventType::Warning, "ShimLost", format!("shim {} is gone", state.shim_pid));
         // Its last words may not have reached us.
         let written = self.bundle(id).ok().and_then(|bundle| crate::runtime::read_state(bundle.path()));
-        let last = written.filter(|written| written.seq > task.state.seq).unwrap_or(task.state);
+        let last = written.filter(|written| written.seq > state.seq).unwrap_or(state);
         self.clear_after_shim(id, Some(last)).await;
         self.touch();
+    }
+
+    /// Who looks after the task of a bundle whose connection broke, if its shim lives.
+    async fn again(&self, bundle: Bundle) -> Option<Supervisor> {
+        let path = bundle.path();
+        if foreign::is_foreign(path) {
+            // A dead shim's socket refuses; one that is caught in something lets the time pass.
+            let state = crate::runtime::read_state(path)?;
+            return ForeignTask::adopt(&bundle, state).await.ok()?.map(Supervisor::from);
+        }
+        if !crate::runtime::shim_alive(path) {
+            return None;
+        }
+        ShimClient::connect(path).await.ok().map(Supervisor::from)
     }
 }

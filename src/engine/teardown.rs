@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Class, Fault, Result};
-use crate::runtime::{Bundle, RuntimeError, ShimClient, cgroup};
+use crate::runtime::{Bundle, RuntimeError, ShimClient, Supervisor, cgroup, foreign};
 use crate::shim::protocol::{Exit, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
@@ -42,28 +42,31 @@ impl Engine {
     ) -> Result<Option<TaskState>> {
         let bundle = self.bundle(id)?;
         let path = bundle.path();
-        let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
+        let task = lock_of(&self.tasks).get(id).map(|task| (task.supervisor.clone(), task.state.clone()));
         let mut last = task.as_ref().map(|(_, state)| state.clone()).or_else(|| crate::runtime::read_state(path));
-        let client = match task {
-            Some((client, _)) => client,
-            None => living_shim(path).await,
+        let supervisor = match task {
+            Some((supervisor, _)) => Some(supervisor),
+            None => living_shim(path).await.map(Supervisor::from),
         };
-        if let Some(client) = client {
+        if let Some(supervisor) = supervisor {
             let spec = container_spec(&record.resource)?;
             let grace = grace.unwrap_or(Duration::from_secs(u64::from(spec.termination_grace_period_seconds)));
             let signal = self.stop_signal(record, spec);
             let has_ended = last.as_ref().is_some_and(|state| state.phase == TaskPhase::Exited);
             let ended = async {
-                // A shim answers this from memory; one that does not is not asked for what may take minutes.
-                client.shim_pid().await?;
+                if let Some(client) = supervisor.client() {
+                    // A shim answers this from memory; one that does not is not asked for what may take minutes.
+                    client.shim_pid().await?;
+                }
                 if last.as_ref().is_some_and(|state| state.paused)
-                    && let Err(error) = client.resume().await
+                    && let Err(error) = supervisor.resume().await
                 {
                     // The shim thaws it as well when it kills.
                     tracing::debug!(container = %container_key(id), %error, "thawing");
                 }
-                if !has_ended {
-                    match client.stop(signal, grace).await {
+                // The end of another runtime's shim is part of its stop, also where that has nothing else to do.
+                if !has_ended || supervisor.is_foreign() {
+                    match supervisor.stop(signal, grace).await {
                         Ok(state) => last = Some(state),
                         Err(error) if error.is_late() => return Err(error),
                         // A shim that dies while it stops its container is cleaned up after like any dead one.
@@ -72,7 +75,10 @@ impl Engine {
                         }
                     }
                 }
-                end_shim(&client).await
+                match &supervisor {
+                    Supervisor::Own(client) => end_shim(client).await,
+                    Supervisor::Foreign(_) => Ok(()),
+                }
             }
             .await;
             if let Err(error) = ended
@@ -114,9 +120,13 @@ impl Engine {
         if let Some(task) = lock_of(&self.tasks).remove(id) {
             task.forget();
         }
-        let (bundle, shim) = (bundle.to_owned(), self.config().shim_path());
-        let killed = tokio::task::spawn_blocking(move || crate::runtime::kill_shim(&bundle, &shim)).await;
-        let killed = killed.unwrap_or(false);
+        let killed = if foreign::is_foreign(bundle) {
+            foreign::kill_shim(bundle).await
+        } else {
+            let (bundle, shim) = (bundle.to_owned(), self.config().shim_path());
+            let killed = tokio::task::spawn_blocking(move || crate::runtime::kill_shim(&bundle, &shim)).await;
+            killed.unwrap_or(false)
+        };
         if killed {
             let message = "its shim did not answer and was killed".to_owned();
             self.event(&container_key(id), EventType::Warning, "ShimKilled", message);
@@ -127,7 +137,9 @@ impl Engine {
     /// What is left when a task has no shim any more: processes, mounts, runc's state, the bundle, the
     /// network namespace, the cgroup. Idempotent. `shim` is the process that was told to go.
     pub(super) async fn clear_bundle(self: &Arc<Self>, bundle: &Bundle, shim: Option<u32>) -> Result<()> {
-        if bundle.exists() {
+        if foreign::is_foreign(bundle.path()) {
+            foreign::clear(bundle.path()).await.map_err(Fault::from)?;
+        } else if bundle.exists() {
             wait_for_shim(bundle.path(), shim).await;
             if !is_clean(bundle.path()) {
                 crate::runtime::cleanup(&self.config().shim_path(), bundle.path(), &self.config().address())

@@ -308,7 +308,7 @@ pub struct ContainerSpec {
     /// Size and number of log files. The logs of a container's last five attempts are kept.
     #[serde(default, skip_serializing_if = "is_default")]
     pub logs: Logs,
-    /// Another runtime than `runc`.
+    /// What runs it: `runc`, a runtime of `[runtimes.NAME]`, or another shim such as `io.containerd.runc.v2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
 }

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::mount::{UnmountFlags, unmount};
 use serde::Serialize;
 
@@ -86,6 +86,20 @@ impl Bundle {
     /// Writes `config.json`.
     pub fn write_config(&self, spec: &Spec) -> Result<(), RuntimeError> {
         self.write_json(CONFIG_FILE, spec)
+    }
+
+    /// Puts other limits into `config.json`, for the next attempt; its device rules stay.
+    pub fn write_limits(&self, limits: &LinuxResources) -> Result<(), RuntimeError> {
+        let path = self.path.join(CONFIG_FILE);
+        let text = fs::read(&path).map_err(|error| RuntimeError::io("reading", &path, error))?;
+        let wrong = |source| RuntimeError::Json { what: path.display().to_string(), source };
+        let mut spec: Spec = serde_json::from_slice(&text).map_err(wrong)?;
+        if let Some(linux) = spec.linux_mut() {
+            let mut limits = limits.clone();
+            limits.set_devices(linux.resources().as_ref().and_then(|resources| resources.devices().clone()));
+            linux.set_resources(Some(limits));
+        }
+        self.write_config(&spec)
     }
 
     /// The container's own process, as `config.json` has it.

@@ -13,6 +13,7 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::Options;
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,8 @@ use crate::shim::protocol::{
 pub(super) const QUICK: Duration = Duration::from_secs(10);
 pub(super) const SLOW: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(5);
+/// What containerd calls limits in a message (typeurl of runtime-spec's `LinuxResources`, JSON inside).
+const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 /// `sun_path` holds 108 bytes, the last of which is NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -143,6 +146,16 @@ impl ShimClient {
         request.id.clone_from(&self.task.id);
         let answer: api::DeleteResponse = self.call("Delete", &request, Some(SLOW)).await?;
         Ok(ExitRecord::from_wire(answer.exit_status, answer.exited_at.as_ref()))
+    }
+
+    /// Changes the limits of the container while it runs.
+    pub async fn update(&self, limits: &LinuxResources) -> Result<(), RuntimeError> {
+        let value = serde_json::to_vec(limits)
+            .map_err(|source| RuntimeError::Json { what: format!("limits of {}", self.task.object), source })?;
+        let mut request = api::UpdateTaskRequest::new();
+        request.id.clone_from(&self.task.id);
+        request.resources = MessageField::some(Any { type_url: RESOURCES.to_owned(), value, ..Any::default() });
+        self.call::<api::Empty>("Update", &request, Some(SLOW)).await.map(drop)
     }
 
     /// Ends the shim, if it has no task any more. A shim that ends before it answers has done as told.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::client::names;
 use super::host::find_executable;
 use super::{RuntimeError, ShimClient, bundle, runc};
+use crate::oci::Digest;
 
 /// A shim prints its address within this time.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,10 @@ const DRAIN: Duration = Duration::from_millis(200);
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// Where containerd (2.x) keeps how to reach a shim; we do so for shims that are not ours.
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
+/// Where containerd's shims themselves write their address, before they print it.
+const ADDRESS_FILE: &str = "address";
+/// Where they make their sockets, named by the SHA-256 of `<address>/<namespace>/<id>`.
+const SOCKETS: &str = "/run/containerd/s";
 /// Other shims write their own log here, and end when they cannot open it. containerd makes a fifo of it; a
 /// plain file needs no reader, so that they do not depend on our life.
 const LOG_FILE: &str = "log";
@@ -184,6 +189,27 @@ pub async fn cleanup(shim_binary: &Path, bundle: &Path, address: &Path) -> Resul
         let _ = std::fs::remove_file(bootstrap.address);
     }
     Ok(())
+}
+
+/// The files of a bundle that say how another runtime's shim is reached.
+pub(super) fn addresses(bundle: &Path) -> [PathBuf; 2] {
+    [bundle.join(BOOTSTRAP_FILE), bundle.join(ADDRESS_FILE)]
+}
+
+/// Another runtime's shim has ended: its socket goes, and that it was there. `host` is what it was given as `-address`.
+pub(super) fn forget_address(bundle: &Path, host: &Path) {
+    // Where containerd's library for shims makes it, before anybody is told: a `start` that was killed told nobody.
+    let (namespace, id) = names(bundle);
+    let digest = Digest::of(host.join(namespace).join(id).as_os_str().as_encoded_bytes());
+    let _ = std::fs::remove_file(Path::new(SOCKETS).join(digest.hex()));
+    for file in addresses(bundle) {
+        if let Ok(text) = std::fs::read_to_string(&file)
+            && let Ok(bootstrap) = Bootstrap::parse(&text)
+        {
+            let _ = std::fs::remove_file(bootstrap.address);
+        }
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 fn command(shim_binary: &Path, bundle: &Path, address: &Path) -> Command {

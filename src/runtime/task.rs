@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as WireTime;
 use containerd_shim_protos::types::task::Status;
+use serde::{Deserialize, Serialize};
 
 pub use crate::snapshot::RootMount;
 
 /// Where the process's streams go. Paths of fifos, or URIs such as `file:///x`; all `None`: the shim's own
 /// log (or nowhere, in another runtime's shim).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stdio {
     /// Standard input.
     pub stdin: Option<PathBuf>,
@@ -22,7 +24,8 @@ pub struct Stdio {
 }
 
 /// What another runtime's runc-like shim (`io.containerd.runc.v2`) is told; ours reads `bayplan.json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RuncOptions {
     /// The OCI runtime binary.
     pub binary: PathBuf,

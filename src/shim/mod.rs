@@ -26,6 +26,7 @@ mod input;
 mod job;
 mod lifecycle;
 mod log;
+mod logger;
 mod mounts;
 mod note;
 mod oom;
@@ -33,9 +34,9 @@ mod options;
 mod outlet;
 mod poll;
 pub mod protocol;
-mod record;
+pub mod record;
 mod reply;
-mod restart;
+pub mod restart;
 mod runc;
 mod said;
 mod server;
@@ -65,7 +66,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::parse(std::env::args().skip(1))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(logger) = logger::parse(&arguments) {
+        return Ok(logger::run(&logger?)?);
+    }
+    let args = args::parse(arguments)?;
     if args.action == Action::Version {
         println!("bayplan-shim {}", env!("CARGO_PKG_VERSION"));
         return Ok(());

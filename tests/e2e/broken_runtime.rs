@@ -182,10 +182,10 @@ fn what_runs_a_container_is_missed_before_anything_is_made_or_taken_away() {
         .exits(7)
         .says("the shim containerd-shim-nosuch-v2 of runtime io.containerd.nosuch.v2 is not there")
         .says("help: ");
-    // One that is there is named too, and not taken for an OCI runtime.
+    // One that is there and does not start leaves nothing either.
     let foreign = node.dir().join("containerd-shim-other-v2");
-    script(&foreign, "exit 1");
-    run(&node, foreign.to_str().unwrap()).exits(5).says("containerd-shim-other-v2").says("help: leave `runtime` out");
+    script(&foreign, "echo out of order >&2; exit 1");
+    run(&node, foreign.to_str().unwrap()).exits(7).says("shim of default/none: start: out of order");
     run(&node, "crun2").exits(3).says("runtime crun2 is not configured").says("[runtimes.crun2]");
 
     node.configure("[runtimes.runc]\npath = \"/nowhere/runc\"\n");

@@ -79,7 +79,9 @@ fn a_full_disk_harms_only_what_needs_it_and_mends_by_itself() {
     let registry = TestRegistry::new();
     let mut node = TestNode::new();
     node.configure("[controller]\nbackoff_initial = '200ms'\nbackoff_max = '500ms'\n");
-    let script = "while :; do echo tick; sleep 0.1; done";
+    // A page of the log is soon full.
+    let script = format!("while :; do echo {}; sleep 0.1; done", "tick".repeat(200));
+    let script = script.as_str();
     let small = registry.push(&Image::busybox().script(script), "lab/small:1");
     // 12 MiB as a blob and 12 MiB unpacked: the one fits and the other does not.
     let big = registry
@@ -117,6 +119,11 @@ fn a_full_disk_harms_only_what_needs_it_and_mends_by_itself() {
         (status.status == 1 && status.stdout.contains("cannot be stored")).then_some(())
     });
     node.bayplan(&["logs", "steady", "--tail", "1"]).ok();
+    eventually("lines of its log are dropped and counted", 30, || {
+        let state = fs::read(node.state().join("tasks/default/steady/state.json")).ok()?;
+        let state: serde_json::Value = serde_json::from_slice(&state).ok()?;
+        (state["droppedLines"].as_u64()? > 0).then_some(())
+    });
     assert!(lives(steady));
     whole(&node);
 
@@ -126,6 +133,10 @@ fn a_full_disk_harms_only_what_needs_it_and_mends_by_itself() {
     node.bayplan(&["apply", "-f", &one]).ok();
     node.running("default", "one");
     // What did not fit waits, and runs when there is room.
+    eventually("an event says that lines were dropped, though the disk had no room for it", 30, || {
+        let events = node.bayplan(&["events", "container/steady"]).ok();
+        events.stdout.contains("LogDropped").then_some(())
+    });
     node.manifest("big.yaml", container("big", &big));
     names_the_space(&node, "lab/big:1");
     rustix::mount::mount_remount(node.root(), MountFlags::empty(), c"size=128m").unwrap();

@@ -75,8 +75,6 @@ fn streams_and_statuses_are_the_process_own() {
     let run = node.bayplan(&["exec", "x", "sh", "-c", "echo out; echo err >&2; exit 42"]).exits(42);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("out\n", "err\n"));
     node.bayplan(&["exec", "x", "sh", "-c", "kill -9 $$"]).exits(137);
-    node.bayplan(&["exec", "x", "nope"]).exits(127).says("nope");
-    node.bayplan(&["exec", "x", "/bin/not-executable"]).exits(126).says("permission denied");
     // Standard input, to its end and half closed: what follows still arrives.
     let mut counted = node.command(&["exec", "-i", "x", "sh", "-c", "wc -c; echo after"]);
     let mut counted = counted.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -132,28 +130,83 @@ fn time_is_up_when_it_was_said() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_told_with_what_to_do() {
+fn a_process_needs_a_container_that_runs() {
+    let node = node();
+    node.bayplan(&["exec", "ghost", "true"]).exits(125).says("ghost");
+    node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
+    node.bayplan(&["stop", "x"]).ok();
+    node.bayplan(&["exec", "x", "true"]).exits(125).says("bayplan -n default start x");
+    node.bayplan(&["exec", "-d", "x", "true"]).exits(5).says("bayplan -n default start x");
+    node.bayplan(&["pause", "x"]).exits(5).says("bayplan -n default start x");
+    node.close();
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    let node = node();
+    node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
+    node.bayplan(&["exec", "x", "nope"]).exits(127).says("nope");
+    node.bayplan(&["exec", "-d", "x", "nope"]).exits(7).says("nope");
+    node.bayplan(&["run", "--rm", IMAGE, "y", "nope"]).exits(127).says("nope");
+    node.bayplan(&["exec", "x", "true"]).ok();
+    node.close();
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    let node = node();
+    node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
+    node.bayplan(&["exec", "x", "/bin/not-executable"]).exits(126).says("permission denied");
+    node.bayplan(&["run", "--rm", IMAGE, "y", "/bin/not-executable"]).exits(126).says("permission denied");
+    node.bayplan(&["exec", "x", "true"]).ok();
+    node.close();
+}
+
+#[test]
+fn a_user_that_is_not_there_is_refused_by_name() {
+    let node = node();
+    node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
+    node.bayplan(&["exec", "-u", "ghost", "x", "true"]).exits(125).says("user \"ghost\" is not in");
+    node.bayplan(&["exec", "-u", "app:ghosts", "x", "true"]).exits(125).says("group \"ghosts\" is not in");
+    node.bayplan(&["run", "--rm", "-u", "ghost", IMAGE, "y"]).exits(125).says("user \"ghost\" is not in");
+    node.close();
+}
+
+#[test]
+fn a_directory_to_work_in_that_is_not_there_is_refused_by_name() {
+    let node = node();
+    node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
+    node.bayplan(&["exec", "-w", "/nope", "x", "true"]).exits(125).says("/nope is not a directory inside");
+    node.bayplan(&["exec", "-w", "/etc/passwd", "x", "true"]).exits(125).says("is not a directory inside");
+    node.bayplan(&["exec", "-w", "tmp", "x", "true"]).exits(125).says("\"tmp\" is not absolute");
+    node.close();
+}
+
+#[test]
+fn a_source_to_mount_that_is_not_there_makes_nothing() {
+    let node = node();
+    node.bayplan(&["run", "-d", "-v", "/no/such/thing:/data", IMAGE, "y"]).exits(7).says("/no/such/thing");
+    assert!(node.container("default", "y").is_none());
+    node.close();
+}
+
+#[test]
+fn what_is_read_only_is_not_written() {
+    let node = node();
+    node.bayplan(&["run", "--rm", "--read-only", IMAGE, "y", "touch", "/var/x"]).exits(1).says("Read-only file system");
+    let mount = format!("{}:/data:ro", node.dir().display());
+    node.bayplan(&["run", "--rm", "-v", &mount, IMAGE, "y", "touch", "/data/x"]).exits(1).says("Read-only file system");
+    node.close();
+}
+
+#[test]
+fn slips_are_explained() {
     let node = node();
     node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
     node.bayplan(&["exec", "x"]).exits(2).says("COMMAND is missing");
     node.bayplan(&["exec", "--nope", "x", "true"]).exits(2).says("there is no flag --nope");
-    node.bayplan(&["exec", "ghost", "true"]).exits(125).says("ghost");
-    node.bayplan(&["exec", "-u", "ghost", "x", "true"]).exits(125).says("user \"ghost\" is not in");
-    node.bayplan(&["exec", "-u", "app:ghosts", "x", "true"]).exits(125).says("group \"ghosts\" is not in");
-    node.bayplan(&["exec", "-w", "/nope", "x", "true"]).exits(125).says("/nope is not a directory inside");
-    node.bayplan(&["exec", "-w", "tmp", "x", "true"]).exits(125).says("\"tmp\" is not absolute");
     node.bayplan(&["exec", "--cap-add", "NET_ADMNI", "x", "true"]).exits(125).says("did you mean NET_ADMIN?");
     node.bayplan(&["exec", "--exec-id", "a/b", "x", "true"]).exits(125).says("is not a process's id");
-    node.bayplan(&["exec", "-d", "x", "nope"]).exits(7).says("nope");
-    // Mounts of what is not there, and on what cannot be written, harm nobody.
-    node.bayplan(&["run", "-d", "-v", "/no/such/thing:/data", IMAGE, "y"]).exits(7).says("/no/such/thing");
-    node.bayplan(&["run", "--rm", "--read-only", IMAGE, "y", "touch", "/var/x"]).exits(1).says("Read-only file system");
-    let denied = "touch /data/x";
-    let mount = format!("{}:/data:ro", node.dir().display());
-    node.bayplan(&["run", "--rm", "-v", &mount, IMAGE, "y", "sh", "-c", denied]).exits(1).says("Read-only file system");
-    node.bayplan(&["stop", "x"]).ok();
-    node.bayplan(&["exec", "x", "true"]).exits(125).says("bayplan -n default start x");
-    node.bayplan(&["pause", "x"]).exits(5).says("bayplan -n default start x");
     node.close();
 }
 

@@ -32,6 +32,19 @@ pub fn find(dir: &Path) -> Vec<String> {
     found
 }
 
+/// Sockets that other runtimes' shims of these containers (namespace, id) left where containerd's shims have them: named
+/// after their host's address, namespace and id.
+pub fn shim_sockets(state: &Path, containers: &[(String, String)]) -> Vec<String> {
+    let sockets = containers.iter().map(|(namespace, id)| shim_socket(state, namespace, id));
+    sockets.filter(|socket| socket.exists()).map(|socket| format!("socket {}", socket.display())).collect()
+}
+
+/// One of them.
+pub fn shim_socket(state: &Path, namespace: &str, id: &str) -> PathBuf {
+    let path = state.join("bayplan.sock").join(namespace).join(id);
+    Path::new("/run/containerd/s").join(Digest::of(path.as_os_str().as_encoded_bytes()).hex())
+}
+
 /// Ends and removes whatever the node left, however it went.
 pub fn sweep(dir: &Path) {
     // Shims first, so that none restarts what is killed after it.

@@ -8,6 +8,7 @@
 // In test programs a failed unwrap is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod containerd;
 mod gate;
 mod image;
 mod leaks;
@@ -27,7 +28,10 @@ mod directory;
 mod disk_full;
 mod entrypoint;
 mod exec;
+mod foreign;
+mod hosted;
 mod images;
+mod inside;
 mod interactive;
 mod kill_daemon;
 mod main_job;

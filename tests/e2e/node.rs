@@ -17,6 +17,11 @@ pub fn binary() -> PathBuf {
     std::env::var_os("BAYPLAN_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_bayplan")), PathBuf::from)
 }
 
+/// Our shim, beside it.
+pub fn shim() -> PathBuf {
+    binary().with_file_name("bayplan-shim")
+}
+
 /// A node with directories of its own.
 pub struct TestNode {
     dir: PathBuf,
@@ -277,10 +282,20 @@ impl TestNode {
         }
     }
 
+    /// Namespace and name of every container that something happened to.
+    fn known(&self) -> Vec<(String, String)> {
+        let run = self.bayplan(&["events", "-A", "-o", "json"]);
+        let events: Value = serde_json::from_str(&run.stdout).unwrap_or_default();
+        let keys = events["items"].as_array().into_iter().flatten().map(|event| &event["key"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        keys.map(|key| (text(&key["namespace"]), text(&key["name"]))).collect()
+    }
+
     /// The end of a test that went well: takes everything down and asserts that nothing is left.
     pub fn close(mut self) {
         self.empty();
-        let found = leaks::find(&self.dir);
+        let mut found = leaks::find(&self.dir);
+        found.extend(leaks::shim_sockets(&self.state(), &self.known()));
         self.closed = true;
         assert!(found.is_empty(), "left behind:\n  {}\ndaemon:\n{}", found.join("\n  "), self.daemon_log());
     }

@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use bayplan::oci::Digest;
 use tempfile::TempDir;
 
+use crate::containerd::Containerd;
 use crate::image::Image;
 use crate::node::{Run, TestNode};
 use crate::registry::TestRegistry;
-use crate::wait::eventually;
 
 /// Something that runs for long and is small.
 fn app(mark: &str) -> Image {
@@ -51,62 +51,6 @@ impl Podman {
     #[track_caller]
     fn digest(&self, name: &str) -> String {
         self.run(&["image", "inspect", "--format", "{{.Digest}}", name]).trim().to_owned()
-    }
-}
-
-/// A containerd of its own; it ends when this is dropped.
-struct Containerd {
-    dir: TempDir,
-    child: Child,
-}
-
-impl Containerd {
-    fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("ctrd-").tempdir_in("/tmp").unwrap();
-        let place = dir.path().display();
-        let config = format!(
-            "version = 2\nroot = '{place}/root'\nstate = '{place}/state'\n\
-             disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.internal.v1.opt', 'io.containerd.internal.v1.tracing',\n\
-             'io.containerd.tracing.processor.v1.otlp']\n[grpc]\naddress = '{place}/sock'\n"
-        );
-        fs::write(dir.path().join("config.toml"), config).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("containerd")
-            .arg("--config")
-            .arg(dir.path().join("config.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("containerd is installed");
-        let own = Self { dir, child };
-        eventually("containerd answers", 30, || (Run::of(&mut own.command(&["version"])).status == 0).then_some(()));
-        own
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("-a").arg(self.dir.path().join("sock")).args(args).stdin(Stdio::null());
-        command
-    }
-
-    #[track_caller]
-    fn ctr(&self, args: &[&str]) -> String {
-        Run::of(&mut self.command(args)).ok().stdout
-    }
-
-    #[track_caller]
-    fn digest(&self, name: &str) -> String {
-        let listed = self.ctr(&["images", "ls", &format!("name=={name}")]);
-        let line = listed.lines().nth(1).unwrap_or_else(|| panic!("ctr has no {name}:\n{listed}"));
-        line.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap().to_owned()
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 

@@ -146,6 +146,12 @@ impl CgroupPath {
         }
     }
 
+    /// Its directories, one a hierarchy, whether they exist or not.
+    pub fn everywhere(&self, host: &HostFacts, driver: CgroupDriver) -> Vec<PathBuf> {
+        let relative = self.relative(driver);
+        host.cgroup_mounts.all().map(|mount| mount.join(&relative)).collect()
+    }
+
     /// Its directories that exist, one a hierarchy.
     pub(crate) fn directories(&self, host: &HostFacts, driver: CgroupDriver) -> Vec<PathBuf> {
         let relative = self.relative(driver);

@@ -37,7 +37,7 @@ pub use etc_files::{EtcFiles, write_etc_files};
 pub use exec::{ExecSpec, exec};
 pub use mounts::check_sources;
 pub use process::{signal_number, stop_signal};
-pub use resources::resources;
+pub use resources::{limits, resources};
 pub use root_files::{LayerFiles, RootFiles, RootFs};
 pub use user::{ResolvedUser, resolve};
 

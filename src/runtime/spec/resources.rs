@@ -23,6 +23,11 @@ pub(super) fn for_create(wanted: &Resources, host: &HostFacts, warnings: &mut Wa
     build(wanted, host, warnings, false)
 }
 
+/// The limits as the runtime spec of a new container has them, without a word about those that are not in force.
+pub fn limits(wanted: &Resources, host: &HostFacts) -> LinuxResources {
+    build(wanted, host, &mut Vec::new(), false)
+}
+
 /// The limits of a container that exists, for `runc update --resources -`: a limit that is no longer asked
 /// for is lifted explicitly, since `runc` leaves alone what is not mentioned.
 pub fn resources(wanted: &Resources, host: &HostFacts) -> LinuxResources {
