@@ -39,10 +39,10 @@ const CASES: &[Case] = &[
     Case {
         name: "memory-limit",
         flags: &["--memory-limit", "67108864"],
-        differences: &[(
-            "limit memory.memsw",
-            "a memory limit leaves no swap, as in Kubernetes; ctr's leaves all of it",
-        )],
+        differences: &[
+            ("limit memory.memsw", "a memory limit leaves no swap, as in Kubernetes; ctr's leaves all of it"),
+            ("limit memory.swap", "the same on cgroup v2"),
+        ],
     },
     Case { name: "cap-add", flags: &["--cap-add", "CAP_SYS_ADMIN"], differences: &[] },
     Case { name: "cap-drop", flags: &["--cap-drop", "CAP_CHOWN"], differences: &[] },

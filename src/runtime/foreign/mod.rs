@@ -103,6 +103,19 @@ impl ForeignShim {
         Ok((client, pid))
     }
 
+    /// One attempt, from nothing to its process running: who answers for it, its shim, its process.
+    async fn make(
+        &self,
+        bundle: &Path,
+        supervision: &Supervision,
+        attempt: u32,
+    ) -> Result<(ShimClient, u32, u32), RuntimeError> {
+        let (client, _) = self.create(bundle, supervision, attempt).await?;
+        let shim_pid = client.shim_pid().await.unwrap_or_default();
+        let pid = client.start().await?;
+        Ok((client, shim_pid, pid))
+    }
+
     /// How often the kernel killed in the container's cgroup for want of memory.
     fn oom_kills(&self) -> u64 {
         let count = |dir: &PathBuf| {
@@ -175,6 +188,19 @@ async fn finish(bundle: &Path, shim: &ForeignShim, client: &ShimClient) {
     }
     end_processes(bundle, &shim.binary, SHIM_PATIENCE).await;
     forget_address(bundle, &shim.address);
+}
+
+/// SIGKILL to everything in a container, and none of it frozen: a frozen process does not even die.
+async fn press(client: &ShimClient) -> Result<(), RuntimeError> {
+    match client.kill(Signal::KILL.as_raw(), true).await {
+        Err(error) if error.is_late() || error.shim_is_gone() => return Err(error),
+        _ => {}
+    }
+    match client.resume().await {
+        Err(error) if error.is_late() || error.shim_is_gone() => Err(error),
+        // It was not paused.
+        _ => Ok(()),
+    }
 }
 
 async fn leave(client: &ShimClient) -> Result<(), RuntimeError> {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::task::{Seen, Wish};
-use super::{ForeignShim, clear, finish};
+use super::{ForeignShim, clear, finish, press};
 use crate::runtime::{Bundle, ExitRecord, RuntimeError, ShimClient, TaskInfo, TaskStatus};
 use crate::shim::protocol::{Exit, Supervision, TaskPhase, TaskState};
 use crate::shim::record;
@@ -309,7 +309,7 @@ impl Supervisor {
         let attempt = self.state.attempt;
         let making = {
             let (shim, supervision, path) = (self.shim.clone(), self.supervision.clone(), path.clone());
-            async move { make(&shim, &supervision, &path, attempt).await }
+            async move { shim.make(&path, &supervision, attempt).await }
         };
         tokio::pin!(making);
         loop {
@@ -397,31 +397,5 @@ impl Supervisor {
             self.supervision = supervision;
         }
         Ok(())
-    }
-}
-
-/// One attempt, from nothing to its process running: who answers for it, its shim, its process.
-async fn make(
-    shim: &ForeignShim,
-    supervision: &Supervision,
-    path: &Path,
-    attempt: u32,
-) -> Result<(ShimClient, u32, u32), RuntimeError> {
-    let (client, _) = shim.create(path, supervision, attempt).await?;
-    let shim_pid = client.shim_pid().await.unwrap_or_default();
-    let pid = client.start().await?;
-    Ok((client, shim_pid, pid))
-}
-
-/// SIGKILL to everything in a container, and none of it frozen: a frozen process does not even die.
-async fn press(client: &ShimClient) -> Result<(), RuntimeError> {
-    match client.kill(SIGKILL, true).await {
-        Err(error) if error.is_late() || error.shim_is_gone() => return Err(error),
-        _ => {}
-    }
-    match client.resume().await {
-        Err(error) if error.is_late() || error.shim_is_gone() => Err(error),
-        // It was not paused.
-        _ => Ok(()),
     }
 }
