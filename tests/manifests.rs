@@ -333,7 +333,11 @@ fn container() -> impl Strategy<Value = ContainerSpec> {
             .map(|(a, b)| Rlimit { kind: "RLIMIT_NOFILE".into(), soft: a.min(b), hard: a.max(b) })
             .into_iter()
             .collect();
-        spec.logs = Logs { max_size: security.6.0, max_files: security.6.1 };
+        spec.logs = Logs {
+            max_size: security.6.0,
+            max_files: security.6.1,
+            driver: (security.6.1 % 2 == 0).then(|| "file:///var/log/x.log".to_owned()),
+        };
         spec
     })
 }

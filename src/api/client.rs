@@ -366,6 +366,8 @@ impl Service for Client {
         restart(StopRequest) -> Created: "/v1/restart", AS_LONG_AS_IT_TAKES;
         kill(KillRequest) -> (): "/v1/kill", SOON;
         remove_container(RemoveContainerRequest) -> RemovedContainer: "/v1/remove-container", AS_LONG_AS_IT_TAKES;
+        stats(StatsRequest) -> Vec<TaskStats>: "/v1/stats", SOON;
+        top(TopRequest) -> Vec<ProcessInfo>: "/v1/top", SOON;
         resize(ResizeRequest) -> (): "/v1/resize", SOON;
         attach(AttachRequest) -> Attached: "/v1/attach", SOON;
         close_input(CloseInputRequest) -> (): "/v1/close-input", SOON;
@@ -433,6 +435,14 @@ impl Service for Client {
         self.with_archive("/v1/import-rootfs", request, archive).boxed()
     }
 
+    fn copy_from(&self, request: CopyFromRequest) -> BoxFuture<'_, Result<Stream<Bytes>>> {
+        async move { self.download(post("/v1/copy-from", &request)?).await }.boxed()
+    }
+
+    fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>> {
+        self.with_archive("/v1/copy-into", request, archive).boxed()
+    }
+
     fn save(&self, request: SaveRequest) -> BoxFuture<'_, Result<Stream<Bytes>>> {
         async move { self.download(post("/v1/save", &request)?).await }.boxed()
     }
@@ -449,7 +459,12 @@ fn trailing_fault(value: &header::HeaderValue) -> Fault {
 
 impl Client {
     /// A call that takes an archive.
-    async fn with_archive(&self, path: &str, request: impl Serialize, archive: Archive) -> Result<Stream<LoadEvent>> {
+    async fn with_archive<A: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+        request: impl Serialize,
+        archive: Archive,
+    ) -> Result<Stream<A>> {
         let request = serde_json::to_vec(&request).map_err(|error| Fault::new(Class::Bug, error.to_string()))?;
         let mut path = format!("{path}?request={}", percent(&request));
         let body = match archive {

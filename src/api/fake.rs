@@ -37,6 +37,11 @@ pub(crate) struct State {
     /// What a run writes to its two streams, and how it exits.
     pub output: (String, String),
     pub exit_code: u32,
+    /// What tasks use, and the processes in them.
+    pub stats: Vec<TaskStats>,
+    pub processes: Vec<ProcessInfo>,
+    /// What is copied out, and what was copied in last.
+    pub tar: Vec<u8>,
     /// `wait_exit` sends this process this signal, and answers once it was passed on.
     pub raises: Option<i32>,
     /// What is told of blobs by pulls, steps and whoever asks.
@@ -459,6 +464,43 @@ impl Service for Fake {
             Ok(Ended { exit: Exit { code, signal: None, oom_killed: false, at: now() }, removed: false })
         }
         .boxed()
+    }
+
+    fn copy_from(&self, request: CopyFromRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        self.note(format!("copy from {}/{} {}", request.namespace, request.name, request.path));
+        let tar = self.state().tar.clone();
+        ready(Ok(stream::iter([Ok(tar.into())]).boxed()))
+    }
+
+    fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>> {
+        async move {
+            let mut tar = Vec::new();
+            if let Archive::Bytes(mut bytes) = archive {
+                while let Some(chunk) = bytes.next().await {
+                    tar.extend_from_slice(&chunk?);
+                }
+            }
+            let CopyIntoRequest { namespace, name, path, extract, owners } = request;
+            self.note(format!("copy into {namespace}/{name} {path} extract={extract} owners={owners}"));
+            self.state().tar = tar;
+            Ok(stream::iter([Ok(Copied { entries: 1, bytes: 5, skipped: 0 })]).boxed())
+        }
+        .boxed()
+    }
+
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>> {
+        let mut stats = self.state().stats.clone();
+        stats.retain(|one| request.names.is_empty() || request.names.contains(&one.name));
+        // Each call is a second later, and half a second of processors.
+        for one in &mut self.state().stats {
+            one.time += jiff::SignedDuration::from_secs(1);
+            one.cpu += 500_000_000;
+        }
+        ready(Ok(stats))
+    }
+
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>> {
+        ready(self.find(Kind::Container, &request.namespace, &request.name).map(|_| self.state().processes.clone()))
     }
 
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Executed>> {

@@ -19,7 +19,7 @@ pub fn channel<T: Send + 'static>(capacity: usize) -> (mpsc::Sender<Result<T>>, 
     (sender, stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
 }
 
-/// Where `load` and `import_rootfs` read an archive.
+/// Where `load`, `import_rootfs` and `copy_into` read an archive.
 pub enum Archive {
     /// A file on the node, by absolute path.
     Path(std::path::PathBuf),
@@ -132,6 +132,19 @@ pub trait Service: Send + Sync + 'static {
     /// Returns when that attempt (absent: the current one) has ended, with its exit. Also answers for a container that
     /// was removed by its own `rm` in the meantime.
     fn wait_exit(&self, request: WaitExitRequest) -> BoxFuture<'_, Result<Ended>>;
+
+    /// A file or directory of a container as a tar stream; what is wrong comes behind it.
+    fn copy_from(&self, request: CopyFromRequest) -> BoxFuture<'_, Result<Stream<Bytes>>>;
+
+    /// Puts the files of a tar stream into a container; its result is the only answer. Dropping it gives the copy up
+    /// where it is.
+    fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>>;
+
+    /// What running tasks use.
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>>;
+
+    /// The processes of a running task.
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>>;
 
     /// Everything about one container or image.
     fn inspect(&self, key: crate::manifest::ResourceKey) -> BoxFuture<'_, Result<Inspection>>;

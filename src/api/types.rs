@@ -4,6 +4,7 @@
 
 mod apply;
 mod content;
+mod copy;
 mod interactive;
 mod item;
 mod manual;
@@ -12,11 +13,13 @@ mod progress;
 mod push;
 mod rootfs;
 mod save;
+mod stats;
 mod stream;
 mod upkeep;
 
 pub use apply::*;
 pub use content::*;
+pub use copy::*;
 pub use interactive::*;
 pub use item::*;
 pub use manual::*;
@@ -25,5 +28,6 @@ pub use progress::*;
 pub use push::*;
 pub use rootfs::*;
 pub use save::*;
+pub use stats::*;
 pub use stream::*;
 pub use upkeep::*;

@@ -139,6 +139,7 @@ pub enum Command {
     Describe(describe::Args),
     Status(status::Args),
     Wait(wait::Args),
+    #[command(alias = "event")]
     Events(events::Args),
     Sync(sync::Args),
     // By hand.
@@ -154,7 +155,10 @@ pub enum Command {
     Unpause(pause::Unpause),
     Rm(rm::Args),
     Ps(ps::Args),
+    Top(top::Args),
+    Stats(stats::Args),
     Logs(logs::Args),
+    Cp(cp::Args),
     Inspect(inspect::Args),
     Pull(pull::Args),
     Push(push::Args),
@@ -183,13 +187,12 @@ pub enum Command {
     Doctor(doctor::Args),
     Completion(completion::Args),
     // What people try and will not find here.
-    #[command(hide = true)]
-    Build(later::Args),
-    #[command(hide = true)]
-    Commit(later::Args),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
-/// Makes ctr's `task kill -a` mean `--all` and podman's `start -a` mean `--attach`: everywhere else `-a` is `--address`.
+/// Makes ctr's `task kill -a` and docker's `ps -a` mean `--all`, podman's `start -a` mean `--attach` and docker's `cp -a` mean
+/// `--archive`: everywhere else `-a` is `--address`.
 pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
@@ -198,6 +201,11 @@ pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         &[("-a", &["--attach"]), ("-ai", &["--attach", "--interactive"]), ("-ia", &["--attach", "--interactive"])]
     } else if task(&arguments[verb]) && arguments.get(verb + 1).is_some_and(|word| word == "kill") {
         &[("-a", &["--all"])]
+    } else if arguments[verb] == "cp" {
+        &[("-a", &["--archive"]), ("-aL", &["--archive"]), ("-La", &["--archive"])]
+    } else if arguments[verb] == "ps" && !arguments[verb..].windows(2).any(|pair| pair[0] == "-a" && is_path(&pair[1]))
+    {
+        &[("-a", &["--all"]), ("-aq", &["--all", "--quiet"]), ("-qa", &["--all", "--quiet"])]
     } else {
         return arguments;
     };
@@ -209,6 +217,11 @@ pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         }
     }
     arguments
+}
+
+/// Whether a word can only be a socket.
+fn is_path(word: &OsString) -> bool {
+    word.as_encoded_bytes().starts_with(b"/") || word.as_encoded_bytes().starts_with(b".")
 }
 
 /// Where the verb stands: behind the program and the global flags with their values.
@@ -249,6 +262,9 @@ mod tests {
             ("bayplan -a /x start -a -i web", "bayplan -a /x start --attach -i web"),
             ("bayplan start -ai web", "bayplan start --attach --interactive web"),
             ("bayplan -n start t kill -a -s 9 x", "bayplan -n start t kill --all -s 9 x"),
+            ("bayplan ps -aq", "bayplan ps --all --quiet"),
+            ("bayplan ps -a /x", "bayplan ps -a /x"),
+            ("bayplan cp -a web:/etc /tmp/cp", "bayplan cp --archive web:/etc /tmp/cp"),
             ("bayplan run -a /x start kill", "bayplan run -a /x start kill"),
             ("bayplan task start -a /x web", "bayplan task start -a /x web"),
         ] {

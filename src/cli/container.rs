@@ -1,7 +1,9 @@
 //! `bayplan container …`: ctr's names for what is done to containers.
 
+use std::ffi::OsString;
+
 use super::context::Context;
-use super::{create, get, inspect, label, rm};
+use super::{create, get, inspect, label, later, rm};
 use crate::error::Result;
 use crate::manifest::Kind;
 
@@ -24,9 +26,11 @@ enum Verb {
     },
     #[command(visible_alias = "inspect")]
     Info(inspect::Args),
-    #[command(visible_aliases = ["remove", "delete"])]
+    #[command(visible_aliases = ["remove", "delete", "del"])]
     Rm(rm::Args),
     Label(label::Args),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// Runs it.
@@ -36,6 +40,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Verb::Ls { quiet } => get::names_or_table(Kind::Container, quiet, context).await,
         Verb::Info(args) => inspect::show(&args.names, &[Kind::Container], context).await,
         Verb::Rm(args) => rm::run(args, context).await,
+        Verb::Unknown(words) => later::run("container", &words),
         Verb::Label(args) => label::run(args, Kind::Container, context).await,
     }
 }

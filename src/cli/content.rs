@@ -1,5 +1,7 @@
 //! `bayplan content …`: blobs, for people who look inside.
 
+use std::ffi::OsString;
+
 use futures_util::StreamExt as _;
 
 use super::args::Output;
@@ -7,7 +9,7 @@ use super::context::Context;
 use super::render;
 use super::render::json::Listing;
 use super::render::table::Table;
-use super::{each, pull};
+use super::{each, later, pull};
 use crate::api::{BlobRequest, RemoveBlobRequest, Service as _};
 use crate::error::Result;
 
@@ -52,6 +54,8 @@ enum Verb {
     /// Names them, too: `pull` and `run` unpack what is here. Of several each is tried; the first failure decides the
     /// exit status.
     Fetch(pull::Args),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// Runs it.
@@ -60,6 +64,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Verb::Ls { quiet } => list(quiet, context).await,
         Verb::Get { digest } => get(digest, context).await,
         Verb::Rm { digests, force } => remove(digests, force, context).await,
+        Verb::Unknown(words) => later::run("content", &words),
         Verb::Fetch(args) => pull::fetch(args, context).await,
     }
 }

@@ -64,6 +64,9 @@ pub struct Flags {
     /// What happens after an exit: no, always, on-failure[:N]
     #[arg(long, value_name = "POLICY", value_parser = restart, default_value = "no")]
     pub restart: Option<Restart>,
+    /// Where its output goes instead of its log: file:///PATH, or binary:///PROGRAM for a logger of containerd's kind
+    #[arg(long, value_name = "URI")]
+    pub log_uri: Option<String>,
     /// The signal that a stop sends first
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
@@ -138,7 +141,29 @@ fn unknown_flag(word: &str) -> Fault {
     let help = match flag {
         "--name" => "the name stands behind the image: IMAGE ID [COMMAND…]",
         "--entrypoint" => "a COMMAND behind ID replaces ENTRYPOINT and CMD",
-        "-p" | "--publish" => "not supported by this version yet: leave it out",
+        "-p" | "--publish" | "--expose" => {
+            "ports are published by networks, which come later; with --net-host its ports are the node's"
+        }
+        "--cni" | "--ip" | "--dns" | "--link" => "networks come later; --net-host is the node's network",
+        "--gpus" | "--device" => "devices come later; --privileged gives all of them",
+        "--pid" | "--ipc" | "--uts" | "--userns" | "--with-ns" | "--uidmap" | "--gidmap" => {
+            "every container has namespaces of its own; only the network can be the node's: --net-host"
+        }
+        "--cpu-quota" | "--cpu-period" | "--cpu-shares" => "write --cpus 1.5, or --cpus 500m",
+        "-m" => "write --memory-limit 64Mi",
+        "--rootfs" => "make an image of it: bayplan image import --rootfs FILE",
+        "--snapshotter" | "--fifo-dir" | "--no-pivot" | "--cgroup" | "--cgroup-parent" => {
+            "it is not needed: leave it out"
+        }
+        "--platform" => "pull it for that platform first: bayplan pull --platform P IMAGE",
+        "--pull" => "bayplan pull IMAGE brings it anew",
+        "--runc-binary" | "--runc-root" => "write --runtime NAME, with [runtimes.NAME] in the configuration",
+        "--security-opt" | "--seccomp" | "--seccomp-profile" | "--apparmor-profile" => {
+            "the default is what a manifest has; declare `securityContext` in one"
+        }
+        "--log-driver" => "write --log-uri file:///PATH or binary:///PATH; its log is kept without any",
+        "--health-cmd" => "declare a probe in a manifest",
+        "--tmpfs" => "write --mount type=tmpfs,dst=/PATH",
         "--network" | "--net" => "--net-host is the node's network; without it there is loopback only",
         _ => "bayplan run --help lists the flags; they stand before IMAGE",
     };
@@ -179,6 +204,12 @@ fn spec(flags: Flags, image: Reference) -> Result<ContainerSpec> {
     }
     spec.stop_signal = flags.stop_signal;
     spec.runtime = flags.runtime;
+    if let Some(uri) = flags.log_uri {
+        spec.logs.driver = Some(crate::manifest::log_driver(&uri).map_err(|why| {
+            Fault::new(Class::Usage, format!("--log-uri {uri}: {why}"))
+                .help("write file:///var/log/web.log, or binary:///usr/bin/logger?key=value")
+        })?);
+    }
     Ok(spec)
 }
 

@@ -1,7 +1,9 @@
 //! `bayplan image …`: ctr's names for what is done to images.
 
+use std::ffi::OsString;
+
 use super::context::Context;
-use super::{check, image_mount, image_tree, images, import, inspect, later, prune, pull, push, rmi, save, tag};
+use super::{check, image_mount, image_tree, images, import, inspect, label, later, prune, pull, push, rmi, save, tag};
 use crate::error::Result;
 use crate::manifest::Kind;
 
@@ -21,7 +23,7 @@ enum Verb {
     Pull(pull::Args),
     Push(push::Args),
     Tag(tag::Args),
-    #[command(visible_aliases = ["remove", "delete"])]
+    #[command(visible_aliases = ["remove", "delete", "del"])]
     Rm(rmi::Args),
     #[command(visible_alias = "load")]
     Import(Box<import::Args>),
@@ -34,10 +36,9 @@ enum Verb {
     Mount(image_mount::Args),
     #[command(visible_alias = "umount")]
     Unmount(image_mount::UnmountArgs),
-    #[command(hide = true)]
-    Build(later::Args),
-    #[command(hide = true)]
-    Commit(later::Args),
+    Label(label::Args),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// Runs it.
@@ -51,8 +52,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Some(Verb::Push(args)) => push::run(args, context).await,
         Some(Verb::Import(args)) => import::run(*args, context).await,
         Some(Verb::Export(args)) => save::run(args, context).await,
-        Some(Verb::Build(args)) => later::build(args, context).await,
-        Some(Verb::Commit(args)) => later::commit(args, context).await,
+        Some(Verb::Label(args)) => label::run(args, Kind::Image, context).await,
+        Some(Verb::Unknown(words)) => later::run("image", &words),
         Some(Verb::Prune(args)) => prune::run(args, context).await,
         Some(Verb::Check(args)) => check::run(args, context).await,
         Some(Verb::Tree(args)) => image_tree::run(args, context).await,

@@ -13,6 +13,7 @@ mod config;
 mod container;
 mod content;
 mod context;
+mod cp;
 mod create;
 mod daemon;
 mod delete;
@@ -61,6 +62,7 @@ mod save;
 mod schema;
 mod snapshot;
 mod start;
+mod stats;
 mod status;
 mod stop;
 mod sync;
@@ -68,6 +70,7 @@ mod tag;
 mod task;
 #[cfg(test)]
 mod tests;
+mod top;
 mod ui;
 mod validate;
 mod version;
@@ -190,8 +193,7 @@ fn needs_node(command: &Command) -> bool {
             | Command::Completion(_)
             | Command::Login(_)
             | Command::Logout(_)
-            | Command::Build(_)
-            | Command::Commit(_)
+            | Command::Unknown(_)
     )
 }
 
@@ -223,6 +225,9 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Unpause(args) => pause::unpause(args, context).await,
         Command::Rm(args) => rm::run(args, context).await,
         Command::Ps(args) => ps::run(args, context).await,
+        Command::Cp(args) => cp::run(args, context).await,
+        Command::Top(args) => top::run(args, context).await,
+        Command::Stats(args) => stats::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Pull(args) => pull::run(args, context).await,
@@ -244,7 +249,6 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<u8> {
         Command::Info(args) => info::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => completion::run(args, context).await,
-        Command::Build(args) => later::build(args, context).await,
-        Command::Commit(args) => later::commit(args, context).await,
+        Command::Unknown(words) => later::run("", &words),
     }
 }

@@ -114,6 +114,14 @@ pub(super) fn signal(text: &str) -> std::result::Result<i32, String> {
     }
     let upper = text.to_ascii_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    // signal(7): real-time signals are named from either end.
+    for (base, number) in [("SIGRTMIN", 34), ("SIGRTMAX", 64)] {
+        if let Some(rest) = name.strip_prefix(base) {
+            let offset = if rest.is_empty() { Ok(0) } else { rest.parse::<i32>() };
+            let number = offset.ok().map(|offset| number + offset);
+            return number.filter(|number| (34..=64).contains(number)).ok_or_else(wrong);
+        }
+    }
     name.parse::<nix::sys::signal::Signal>().map(|signal| signal as i32).map_err(|_| wrong())
 }
 
@@ -154,6 +162,8 @@ mod tests {
     fn signals_and_durations() {
         assert_eq!((signal("term"), signal("SIGKILL"), signal("1")), (Ok(15), Ok(9), Ok(1)));
         assert!(signal("SIGFOO").is_err() && signal("0").is_err());
+        assert_eq!((signal("RTMIN"), signal("SIGRTMIN+3"), signal("rtmax-2")), (Ok(34), Ok(37), Ok(62)));
+        assert!(signal("RTMAX+1").is_err() && signal("SIGRTMINx").is_err());
         assert_eq!((duration("90"), duration("1.5s"), duration("2m")), (Ok(90_000), Ok(1500), Ok(120_000)));
     }
 }

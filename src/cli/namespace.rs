@@ -1,9 +1,10 @@
 //! `bayplan namespace …`: ctr's names for what is done to namespaces.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use super::context::Context;
-use super::{each, flags, get, label};
+use super::{each, flags, get, label, later};
 use crate::api::{NamespaceRequest, Service as _};
 use crate::error::Result;
 use crate::manifest::Kind;
@@ -25,6 +26,7 @@ enum Verb {
         quiet: bool,
     },
     /// Make a namespace
+    #[command(visible_alias = "c")]
     Create {
         /// Its name
         name: String,
@@ -33,13 +35,15 @@ enum Verb {
         labels: Vec<String>,
     },
     /// Remove namespaces; refuses while anything is left inside
-    #[command(visible_aliases = ["remove", "delete"])]
+    #[command(visible_aliases = ["remove", "delete", "del"])]
     Rm {
         /// Namespaces
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
     },
     Label(label::Args),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// Runs it.
@@ -60,6 +64,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
             })
             .await
         }
+        Verb::Unknown(words) => later::run("namespace", &words),
         Verb::Label(args) => label::run(args, Kind::Namespace, context).await,
     }
 }

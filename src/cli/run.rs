@@ -55,7 +55,9 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     if args.rm && subject.spec.restart == RestartPolicy::Always {
         return Err(Fault::new(Class::Usage, "--rm never comes to pass with --restart always"));
     }
-    let terminal = subject.spec.tty && !args.null_io;
+    // What goes elsewhere is not shown here.
+    let shown = !args.null_io && subject.spec.logs.driver.is_none();
+    let terminal = subject.spec.tty && shown;
     let request = CreateRequest {
         namespace: context.namespace(),
         id: subject.id.clone(),
@@ -75,7 +77,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
     let session = foreground::Session {
         begin: Begin::Create(Box::new(request), args.progress),
         remove: args.rm,
-        output: !args.null_io,
+        output: shown,
         input: args.interactive || terminal,
         terminal,
         keys: args.keys.detach_keys,

@@ -1,13 +1,14 @@
 //! `bayplan snapshot …`: unpacked layers and writable ones, for people who look inside.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use super::args::Output;
 use super::context::Context;
-use super::render;
 use super::render::json::Listing;
 use super::render::table::Table;
+use super::{later, render};
 use crate::api::{Service as _, SnapshotInfo};
 use crate::error::{Class, Fault, Result};
 
@@ -30,10 +31,15 @@ enum Verb {
         /// Chain IDs, which may be cut short; without any, all
         names: Vec<String>,
     },
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    if let Verb::Unknown(words) = &args.verb {
+        return later::run("snapshot", words);
+    }
     let mut snapshots = context.node().await?.snapshots().await?;
     if let Verb::Usage { names } = &args.verb {
         snapshots.sort_by_key(|one| std::cmp::Reverse(one.size));
@@ -52,7 +58,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         (Output::Name, _) => snapshots.iter().map(|one| format!("snapshot/{}\n", one.name)).collect(),
         (_, Verb::Tree) => tree(&snapshots),
         (output, Verb::Ls) => list(&snapshots, output == Output::Wide),
-        (_, Verb::Usage { .. }) => usage(&snapshots),
+        (_, Verb::Usage { .. } | Verb::Unknown(_)) => usage(&snapshots),
     };
     context.ui.bytes(text.as_bytes());
     Ok(0)

@@ -1,7 +1,9 @@
 //! `bayplan task …`: ctr's names for what is done to tasks.
 
+use std::ffi::OsString;
+
 use super::context::Context;
-use super::{attach, each, exec, kill, names, pause, ps, start};
+use super::{attach, each, exec, kill, later, names, pause, ps, start, stats, top};
 use crate::api::{Phase, Service as _, StopRequest};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::Kind;
@@ -24,9 +26,13 @@ enum Verb {
     Resume(pause::Unpause),
     #[command(visible_alias = "list")]
     Ls(ps::Args),
+    /// The processes of a task
+    Ps(top::Args),
+    #[command(visible_alias = "metric")]
+    Metrics(stats::MetricsArgs),
     Kill(kill::Args),
     /// End tasks; their containers stay
-    #[command(visible_aliases = ["remove", "delete"])]
+    #[command(visible_aliases = ["remove", "delete", "del"])]
     Rm {
         /// Containers
         #[arg(value_name = "ID", required = true)]
@@ -35,6 +41,8 @@ enum Verb {
         #[arg(short, long)]
         force: bool,
     },
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 impl Args {
@@ -58,7 +66,10 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Verb::Pause(args) => pause::run(args, context).await,
         Verb::Resume(args) => pause::unpause(args, context).await,
         Verb::Ls(args) => ps::run(args, context).await,
+        Verb::Ps(args) => top::run(args, context).await,
+        Verb::Metrics(args) => stats::metrics(args, context).await,
         Verb::Kill(args) => kill::run(args, context).await,
+        Verb::Unknown(words) => later::run("task", &words),
         Verb::Rm { names, force } => remove(names, force, context).await,
     }
 }

@@ -3,6 +3,7 @@
 mod declared;
 mod manual;
 mod moving;
+mod running;
 mod tree;
 mod upkeep;
 

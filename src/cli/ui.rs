@@ -72,6 +72,13 @@ impl Ui {
         }
     }
 
+    /// Data of the kind that belongs on the other stream, in order with what was written before.
+    pub fn errors(&mut self, bytes: &[u8]) {
+        self.erase();
+        self.flush();
+        let _ = self.err.write_all(bytes);
+    }
+
     /// One line for the person.
     pub fn note(&mut self, text: impl Display) {
         self.message(&format!("{text}\n"));

@@ -137,8 +137,10 @@ impl Node {
             status.oom_killed = state.exit.as_ref().is_some_and(|exit| exit.oom_killed);
             status.finished = (state.phase != TaskPhase::Running).then(|| state.exit.as_ref().map(|e| e.at)).flatten();
             status.next_start = state.next_start;
-            let path = self.engine.log_dir(&id).join(format!("{}.log", state.attempt));
-            status.log_path = Some(path.display().to_string());
+            status.log_path = match record.resource.container().and_then(|spec| spec.logs.driver.as_deref()) {
+                None => Some(self.engine.log_dir(&id).join(format!("{}.log", state.attempt)).display().to_string()),
+                Some(driver) => driver.strip_prefix("file://").map(str::to_owned),
+            };
         }
         if let Some(task) = &task {
             status.pid = task.pid;
@@ -151,12 +153,13 @@ impl Node {
             wanted.container().and_then(|spec| self.portion(&self.pulled_for(&record.namespace, &spec.image)));
         let reason = state.and_then(|state| state.reason.clone());
         status.conditions = vec![self.condition(&key, declared, record.resource.clone(), reason)];
-        if let Some(reason) = record.stopped_by_hand.then_some("stopped by hand; `bayplan start` starts it") {
+        let why = if record.started { "stopped by hand" } else { "made and not started" };
+        if let Some(reason) = record.stopped_by_hand.then(|| format!("{why}; `bayplan start` starts it")) {
             status.conditions.push(Condition {
                 kind: "Stopped".into(),
                 status: ConditionStatus::True,
                 reason: "ByHand".into(),
-                message: reason.into(),
+                message: reason,
                 since: record.last.as_ref().and_then(|s| s.exit.as_ref().map(|e| e.at)).unwrap_or(record.created),
             });
         }

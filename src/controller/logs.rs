@@ -1,13 +1,16 @@
-//! Reads a container's log files: CRI lines, over rotation and restarts, following without polling where
-//! the kernel can tell.
+//! Reads a container's log: CRI lines, over rotations and restarts, woken by the kernel and by the task's own changes.
+//!
+//! Every line comes once and in order. Following ends when the task has ended for good, or when the container is
+//! removed or replaced: what it had written until then is read through descriptors that are open already.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+mod files;
+mod lines;
+
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::api::{LogLine, LogRequest, LogStream};
@@ -15,18 +18,26 @@ use crate::engine::ContainerKey;
 use crate::error::{Class, Fault, Result};
 use crate::shim::protocol::TaskPhase;
 
+use self::files::Files;
 use super::Node;
-
-/// The longest line of a log file that is read whole; the shim writes parts of 16 KiB.
-const LONGEST: u64 = 1 << 20;
 
 /// One reading of a log.
 pub(super) struct Follower {
     node: Arc<Node>,
     id: ContainerKey,
+    uid: String,
     directory: PathBuf,
     request: LogRequest,
-    attempt: u32,
+    files: Files,
+}
+
+/// What one step of reading came to.
+struct Step {
+    offset: u64,
+    /// There were lines.
+    found: bool,
+    /// There is nothing more to say: nobody listens, or all further lines are too late.
+    over: bool,
 }
 
 impl Follower {
@@ -35,219 +46,169 @@ impl Follower {
         let id = (request.namespace.clone(), request.name.clone());
         let record = node.engine.memory().read().containers.get(&id).cloned();
         let Some(record) = record else { return Err(node.no_container(&id)) };
+        if let Some(driver) = record.resource.container().and_then(|spec| spec.logs.driver.as_deref()) {
+            return Err(elsewhere(&id, driver));
+        }
         let directory = node.engine.log_dir(&id);
-        let attempt = node.engine.task(&id).or(record.last).map_or(0, |state| state.attempt);
-        let attempt = match (request.previous, attempt) {
+        let current = node.engine.task(&id).or(record.last).map_or(0, |state| state.attempt);
+        let none = |what: String| Fault::new(Class::NotFound, format!("container {}/{} {what}", id.0, id.1));
+        let attempt = match (request.previous, current) {
             (false, attempt) => attempt,
-            (true, 0 | 1) => {
-                return Err(Fault::new(Class::NotFound, format!("container {}/{} had no attempt before", id.0, id.1)));
-            }
+            (true, 0 | 1) => return Err(none("had no attempt before".into())),
             (true, attempt) => attempt - 1,
         };
-        Ok(Self { node: Arc::clone(node), id, directory, request, attempt })
+        let follow = request.follow && !request.previous;
+        let files = Files::open(directory.clone(), attempt, follow);
+        if request.previous && files.newest_attempt().is_none() {
+            return Err(none(format!("has no log of attempt {attempt} any more")));
+        }
+        Ok(Self { node: Arc::clone(node), id, uid: record.uid, directory, request, files })
     }
 
     /// Sends every line, and with `follow` those to come.
-    pub async fn run(self, sender: mpsc::Sender<Result<LogLine>>) {
-        let files = rotated(&self.directory, self.attempt);
-        let (since, tail) = (self.request.since, self.request.tail);
-        let read = tokio::task::spawn_blocking(move || read_all(&files, since, tail)).await;
-        let Ok((lines, mut position)) = read else { return };
-        for line in lines {
-            if sender.send(Ok(line)).await.is_err() {
-                return;
-            }
-        }
-        if !self.request.follow || self.request.previous {
-            return;
-        }
-        let mut attempt = self.attempt;
-        let mut changes = self.node.engine.changes();
-        loop {
-            let path = self.directory.join(format!("{attempt}.log"));
-            let seen = self.node.engine.task(&self.id);
-            let (lines, next) = match tokio::task::spawn_blocking(move || read_from(&path, position)).await {
-                Ok(read) => read,
+    pub async fn run(mut self, sender: mpsc::Sender<Result<LogLine>>) {
+        let follow = self.request.follow && !self.request.previous;
+        if self.request.tail.is_some() || self.request.since.is_some() {
+            self = match tokio::task::spawn_blocking(move || self.skip()).await {
+                Ok(skipped) => skipped,
                 Err(_) => return,
             };
-            position = next;
-            let found = !lines.is_empty();
-            for line in lines {
-                if sender.send(Ok(line)).await.is_err() {
+        }
+        let mut changes = self.node.engine.changes();
+        let last_moment = until(self.request.until.filter(|_| follow));
+        tokio::pin!(last_moment);
+        let mut step: Option<BoxFuture<'static, Step>> = None;
+        // The file was read to its end and nothing has happened since.
+        let mut idle = false;
+        // The task had ended before the step began.
+        let mut ended = false;
+        loop {
+            if step.is_none() && !idle {
+                ended = !follow || self.has_ended();
+                if follow {
+                    self.files.gather();
+                }
+                step = self.step(&sender, follow);
+                if step.is_none() && ended {
                     return;
                 }
+                idle = step.is_none();
             }
-            if found {
-                continue;
-            }
-            match seen {
-                Some(state) if state.attempt > attempt => {
-                    attempt += 1;
-                    position = Position::default();
-                    continue;
-                }
-                Some(state) if matches!(state.phase, TaskPhase::Exited | TaskPhase::Stopped | TaskPhase::Failed) => {
-                    return;
-                }
-                None if !self.node.engine.memory().read().containers.contains_key(&self.id) => return,
-                None if self.node.engine.memory().read().containers.get(&self.id).is_some_and(|r| r.last.is_some()) => {
-                    return;
-                }
-                _ => {}
-            }
-            let current = self.directory.join(format!("{attempt}.log"));
             tokio::select! {
                 () = sender.closed() => return,
-                _ = changes.changed() => {}
-                () = written(&current) => {}
+                done = async { match &mut step { Some(step) => step.await, None => std::future::pending().await } } => {
+                    step = None;
+                    if done.over {
+                        return;
+                    }
+                    self.files.was_read(done.offset);
+                    if !done.found && !self.files.pop() {
+                        if ended {
+                            return;
+                        }
+                        idle = true;
+                    }
+                }
+                () = self.files.changed(), if idle => idle = false,
+                changed = changes.changed(), if idle => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    idle = false;
+                }
+                () = &mut last_moment => return,
             }
         }
     }
-}
 
-/// Where reading goes on: which file, by inode, and how far in it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Position {
-    inode: u64,
-    offset: u64,
-}
-
-/// The files of an attempt, oldest first.
-fn rotated(directory: &Path, attempt: u32) -> Vec<PathBuf> {
-    let current = directory.join(format!("{attempt}.log"));
-    let mut files = vec![current];
-    for number in 1.. {
-        let path = directory.join(format!("{attempt}.log.{number}"));
-        if !path.exists() {
-            break;
+    /// Passes over what is too old or too much.
+    fn skip(self) -> Self {
+        let all = self.files.all();
+        let sized: Vec<_> = all.iter().map(|file| (&*file.file, file.file.metadata().map_or(0, |m| m.len()))).collect();
+        let (place, offset) = lines::tail(&sized, self.request.tail.unwrap_or(u64::MAX), self.request.since);
+        for _ in 0..place {
+            self.files.pop();
         }
-        files.push(path);
+        self.files.was_read(offset);
+        self
     }
-    files.reverse();
-    files
-}
 
-fn read_all(files: &[PathBuf], since: Option<jiff::Timestamp>, tail: Option<u64>) -> (Vec<LogLine>, Position) {
-    let mut kept: VecDeque<LogLine> = VecDeque::new();
-    let tail = tail.and_then(|tail| usize::try_from(tail).ok());
-    let mut position = Position::default();
-    for path in files {
-        let (lines, end) = read_from(path, Position::default());
-        position = end;
-        for line in lines {
-            if since.is_some_and(|since| line.time < since) {
-                continue;
+    /// Reads one piece of the front file and sends it.
+    fn step(&self, sender: &mpsc::Sender<Result<LogLine>>, follow: bool) -> Option<BoxFuture<'static, Step>> {
+        let sender = sender.clone();
+        let (since, until) = (self.request.since, self.request.until);
+        let front = self.files.front()?;
+        let (file, offset, missing) = (front.file, front.offset, front.missing);
+        let limit = if follow { u64::MAX } else { front.size };
+        let directory = self.directory.clone();
+        let reading = async move {
+            if missing > 0 && sender.send(Ok(gap(missing))).await.is_err() {
+                return Step { offset, found: false, over: true };
             }
-            kept.push_back(line);
-            if tail.is_some_and(|tail| kept.len() > tail) {
-                kept.pop_front();
+            let read = tokio::task::spawn_blocking(move || lines::read(&file, offset, limit)).await;
+            let (lines, next) = match read {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => {
+                    let message = format!("the log in {} cannot be read: {error}", directory.display());
+                    let _ = sender.send(Err(Fault::new(Class::Runtime, message))).await;
+                    return Step { offset, found: false, over: true };
+                }
+                Err(_) => return Step { offset, found: false, over: true },
+            };
+            for line in lines {
+                if until.is_some_and(|until| line.time > until) {
+                    return Step { offset, found: false, over: true };
+                }
+                if since.is_some_and(|since| line.time < since) {
+                    continue;
+                }
+                if sender.send(Ok(line)).await.is_err() {
+                    return Step { offset, found: false, over: true };
+                }
             }
+            Step { offset: next, found: next != offset, over: false }
+        };
+        Some(reading.boxed())
+    }
+
+    /// Whether nothing more will be written: the container is another or gone, or its task ended for good.
+    fn has_ended(&self) -> bool {
+        let record = self.node.engine.memory().read().containers.get(&self.id).cloned();
+        let Some(record) = record.filter(|record| record.uid == self.uid) else { return true };
+        let final_phase = |phase| matches!(phase, TaskPhase::Exited | TaskPhase::Stopped | TaskPhase::Failed);
+        match self.node.engine.task(&self.id) {
+            Some(state) => final_phase(state.phase) && state.next_start.is_none(),
+            // A task that was lost comes back; one that ended does not by itself.
+            None => record.last.is_some_and(|state| final_phase(state.phase) && state.next_start.is_none()),
         }
     }
-    (kept.into(), position)
 }
 
-/// Whole lines from a position on. A file that was rotated away meanwhile is read to its end first.
-fn read_from(path: &Path, position: Position) -> (Vec<LogLine>, Position) {
-    use std::os::unix::fs::MetadataExt;
-    let mut lines = Vec::new();
-    let Ok(file) = File::open(path) else { return (lines, position) };
-    let inode = file.metadata().map(|metadata| metadata.ino()).unwrap_or_default();
-    let mut offset = position.offset;
-    if position.inode != 0 && inode != position.inode {
-        let mut older = path.as_os_str().to_owned();
-        older.push(".1");
-        let older = PathBuf::from(older);
-        if let Ok(old) = File::open(&older)
-            && old.metadata().is_ok_and(|metadata| metadata.ino() == position.inode)
-        {
-            read_lines(old, position.offset, &mut lines);
+/// What a container writes that has another driver is not here to be read.
+fn elsewhere(id: &ContainerKey, driver: &str) -> Fault {
+    let whose = format!("container {}/{}", id.0, id.1);
+    match driver.strip_prefix("file://") {
+        Some(path) => Fault::new(Class::Refused, format!("{whose} writes to {path}")).help(format!("cat {path}")),
+        None if driver == "none" => Fault::new(Class::Refused, format!("{whose} keeps no log: its driver is none"))
+            .help("leave `logs.driver` out of its manifest to have one"),
+        None => Fault::new(Class::Refused, format!("{whose} writes to the logger {driver}"))
+            .help("ask that program for what it has taken"),
+    }
+}
+
+/// What is said in the place of lines that nobody can read any more.
+fn gap(files: u64) -> LogLine {
+    let text = format!("bayplan: {files} log files were rotated away here before they could be read");
+    LogLine { time: Timestamp::now(), stream: LogStream::Stderr, text: text.into_bytes(), partial: false }
+}
+
+/// Until that moment; for ever without one.
+async fn until(moment: Option<Timestamp>) {
+    match moment {
+        None => std::future::pending().await,
+        Some(moment) => {
+            let left = moment.duration_since(Timestamp::now());
+            tokio::time::sleep(left.try_into().unwrap_or_default()).await;
         }
-        offset = 0;
-    }
-    let offset = read_lines(file, offset, &mut lines);
-    (lines, Position { inode, offset })
-}
-
-/// Reads whole lines; gives where the last one ended.
-fn read_lines(file: File, from: u64, lines: &mut Vec<LogLine>) -> u64 {
-    let mut reader = BufReader::with_capacity(64 << 10, file);
-    let mut offset = from;
-    if reader.seek(SeekFrom::Start(from)).is_err() {
-        return from;
-    }
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = std::io::Read::take(&mut reader, LONGEST).read_until(b'\n', &mut line);
-        match read {
-            Ok(0) | Err(_) => return offset,
-            Ok(_) if line.last() != Some(&b'\n') => return offset,
-            Ok(count) => offset += count as u64,
-        }
-        lines.extend(parse(&line[..line.len() - 1]));
-    }
-}
-
-/// `2016-10-06T00:17:09.669794202Z stdout F text`, the CRI log format.
-fn parse(line: &[u8]) -> Option<LogLine> {
-    let mut parts = line.splitn(4, |byte| *byte == b' ');
-    let time = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let stream = match parts.next()? {
-        b"stdout" => LogStream::Stdout,
-        b"stderr" => LogStream::Stderr,
-        _ => return None,
-    };
-    let partial = parts.next()?.first() == Some(&b'P');
-    Some(LogLine { time, stream, text: parts.next().unwrap_or_default().to_vec(), partial })
-}
-
-/// Until the file grows or is replaced. Where the kernel does not tell, a second.
-// The descriptor is owned here and lives as long as its registration, which is all that the deprecation is about.
-#[allow(deprecated)]
-async fn written(path: &Path) {
-    use rustix::fs::inotify;
-    let watch = || -> rustix::io::Result<_> {
-        let descriptor = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVE_SELF | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&descriptor, path, events)?;
-        Ok(descriptor)
-    };
-    if let Ok(descriptor) = watch()
-        && let Ok(waiting) = tokio::io::unix::AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
-    {
-        // Half a second bounds what a line between reading and watching would wait.
-        let _ = tokio::time::timeout(Duration::from_millis(500), waiting.readable()).await;
-    } else {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_read_as_the_cri_format_has_it() {
-        let line = parse(b"2016-10-06T00:17:09.669794202Z stdout P one two").unwrap();
-        assert_eq!((line.stream, line.partial, line.text.as_slice()), (LogStream::Stdout, true, &b"one two"[..]));
-        assert!(parse(b"rubbish").is_none());
-    }
-
-    #[test]
-    fn reading_goes_on_over_a_rotation() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1.log");
-        let line = |text: &str| format!("2016-10-06T00:17:09Z stdout F {text}\n");
-        std::fs::write(&path, line("a")).unwrap();
-        let (lines, position) = read_from(&path, Position::default());
-        assert_eq!(lines.len(), 1);
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        std::fs::write(&path, line("a") + &line("b")).unwrap();
-        std::fs::rename(&path, dir.path().join("1.log.1")).unwrap();
-        std::fs::write(&path, line("c") + "2016-10-06T00:17:09Z stdout F half").unwrap();
-        let (lines, _) = read_from(&path, position);
-        let texts: Vec<&[u8]> = lines.iter().map(|line| line.text.as_slice()).collect();
-        assert_eq!(texts, [b"b", b"c"]);
     }
 }

@@ -15,6 +15,7 @@ pub mod backoff;
 mod by_hand;
 mod check_images;
 mod content;
+mod copy;
 mod daemon;
 pub mod debounce;
 mod declare;
@@ -38,6 +39,7 @@ mod reload;
 mod remove_image;
 pub mod scan;
 mod service;
+mod stats;
 mod status;
 pub mod watch;
 

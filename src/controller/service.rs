@@ -153,6 +153,22 @@ impl Service for NodeService {
         Box::pin(self.0.wait_exit(request))
     }
 
+    fn copy_from(&self, request: CopyFromRequest) -> BoxFuture<'_, Result<Stream<bytes::Bytes>>> {
+        Box::pin(self.0.copy_from(request))
+    }
+
+    fn copy_into(&self, request: CopyIntoRequest, archive: Archive) -> BoxFuture<'_, Result<Stream<Copied>>> {
+        Box::pin(self.0.copy_into(request, archive))
+    }
+
+    fn stats(&self, request: StatsRequest) -> BoxFuture<'_, Result<Vec<TaskStats>>> {
+        Box::pin(self.0.stats(request))
+    }
+
+    fn top(&self, request: TopRequest) -> BoxFuture<'_, Result<Vec<ProcessInfo>>> {
+        Box::pin(self.0.top(request))
+    }
+
     fn inspect(&self, key: ResourceKey) -> BoxFuture<'_, Result<Inspection>> {
         Box::pin(async move {
             let node = Arc::clone(&self.0);

@@ -242,9 +242,7 @@ impl Node {
                 let id = (key.namespace.clone(), key.name.clone());
                 let record = self.engine.memory().read().containers.get(&id).cloned();
                 inspection.record = serde_json::to_value(record).unwrap_or_default();
-                let spec = std::fs::read(self.engine.bundle(&id)?.path().join("config.json"));
-                inspection.runtime_spec =
-                    spec.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+                inspection.runtime_spec = self.engine.runtime_spec(&id).unwrap_or_default();
             }
             Kind::Image | Kind::Tag => {
                 if let Ok(reference) = key.name.parse::<Reference>() {

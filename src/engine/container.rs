@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxResources;
+
 use crate::error::{Class, Fault, Result};
 use crate::image::Image;
 use crate::manifest::{ContainerSpec, Kind, Resource, ResourceKey, RestartPolicy};
@@ -118,9 +120,9 @@ impl Engine {
             let old = container_spec(&before.resource)?;
             let bundle = self.bundle(&id)?;
             if old.resources != spec.resources {
-                self.update_limits(&id, spec).await?;
-                // The next attempt is made by it.
+                // The next attempt is made by it, and may begin at any moment.
                 bundle.write_limits(&spec::limits(&spec.resources, &self.host)).map_err(Fault::from)?;
+                self.update_limits(&id, spec).await?;
             }
             let mut supervision = self.supervision(&id, spec, &before, false)?;
             if let Some(current) = bundle.read_supervision().map_err(Fault::from)? {
@@ -149,11 +151,7 @@ impl Engine {
     async fn update_limits(&self, id: &ContainerKey, spec: &ContainerSpec) -> Result<()> {
         let limits = spec::resources(&spec.resources, &self.host);
         match self.runner(spec)? {
-            Runner::Own(runtime) => {
-                let (root, systemd) = (self.runtime_root(&id.0), self.uses_systemd_cgroups());
-                let updated = crate::runtime::runc::update_resources(&runtime, &root, &id.1, &limits, systemd);
-                updated.await.map_err(Fault::from)
-            }
+            Runner::Own(runtime) => self.update_own(id, &limits, &runtime).await,
             Runner::Foreign(_) => {
                 let client = lock_of(&self.tasks).get(id).and_then(|task| task.client.clone());
                 match client {
@@ -163,6 +161,35 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// The same by our own shim. Between two attempts there is nothing to change; one that has just begun may have been made
+    /// by what was written before, and is changed when it runs.
+    async fn update_own(&self, id: &ContainerKey, limits: &LinuxResources, runtime: &Path) -> Result<()> {
+        for _ in 0..5 {
+            let task = lock_of(&self.tasks).get(id).map(|task| (task.client.clone(), task.state.clone()));
+            let Some((Some(client), state)) = task else { return Ok(()) };
+            match client.update(limits).await {
+                Ok(()) => return Ok(()),
+                // One of an older release.
+                Err(error) if error.is_unimplemented() => {
+                    let (root, systemd) = (self.runtime_root(&id.0), self.uses_systemd_cgroups());
+                    let updated = crate::runtime::runc::update_resources(runtime, &root, &id.1, limits, systemd);
+                    return updated.await.map_err(Fault::from);
+                }
+                Err(error) if error.is_precondition() => {
+                    // A start that is due is under way, or so near that nobody can tell.
+                    let due = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(100);
+                    let begins = state.phase == TaskPhase::BackOff && state.next_start.is_some_and(|next| next <= due);
+                    let next = tokio::time::timeout(Duration::from_secs(10), client.watch(state.seq));
+                    if !begins || !matches!(next.await, Ok(Ok(state)) if state.phase == TaskPhase::Running) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(Fault::from(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Starts the task of a container that has none.
@@ -342,7 +369,7 @@ impl Engine {
         }
     }
 
-    async fn ready_image(self: &Arc<Self>, reference: &Reference, digest: &Digest) -> Result<Image> {
+    pub(super) async fn ready_image(self: &Arc<Self>, reference: &Reference, digest: &Digest) -> Result<Image> {
         let name = reference.to_string();
         let image = self.images.load_named(&name, digest, &Platform::host())?;
         self.hold_image(&image);
@@ -384,6 +411,10 @@ impl Engine {
         let spec = container_spec(&record.resource)?;
         // One with a terminal has it also when nobody looks.
         options.stdio.terminal |= spec.tty;
+        if let Some(driver) = &spec.logs.driver {
+            let uri = Some(PathBuf::from(driver)).filter(|_| driver != "none");
+            (options.stdio.stdout, options.stdio.stderr) = (uri.clone(), uri);
+        }
         if self.is_given_up(id) {
             return Err(self.given_up(id).await);
         }
@@ -517,25 +548,54 @@ impl Engine {
         };
         let mut container = spec.clone();
         container.tty |= terminal;
+        let built = self.build_spec(record, &container, image, netns, console)?;
+        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
+        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
+        bundle.write_config(&built.spec).map_err(Fault::from)?;
+        Ok(Prepared { mounts, warnings: built.warnings })
+    }
+
+    /// The runtime spec. Reads the image's own files and nothing else.
+    fn build_spec(
+        &self,
+        record: &ContainerRecord,
+        container: &ContainerSpec,
+        image: &Image,
+        netns: Option<PathBuf>,
+        console: Option<(u16, u16)>,
+    ) -> Result<spec::Built> {
         let files = spec::LayerFiles { layers: self.snapshots.lower_dirs(image).map_err(Fault::from)? };
-        let built = spec::build(&spec::SpecInput {
+        spec::build(&spec::SpecInput {
             name: &record.name,
             namespace: &record.namespace,
-            container: &container,
+            container,
             image: &image.config,
             files: &files,
             netns,
             cgroup: &self.cgroup_path(&record.namespace, &record.name)?,
             cgroup_driver: self.cgroup_driver(),
             console,
-            bundle: bundle.path(),
+            bundle: self.bundle(&(record.namespace.clone(), record.name.clone()))?.path(),
             host: &self.host,
         })
-        .map_err(Fault::from)?;
-        let names = spec::EtcFiles { hostname: built.hostname.clone(), ..spec::EtcFiles::default() };
-        spec::write_etc_files(bundle.path(), &names).map_err(Fault::from)?;
-        bundle.write_config(&built.spec).map_err(Fault::from)?;
-        Ok(Prepared { mounts, warnings: built.warnings })
+        .map_err(Fault::from)
+    }
+
+    /// The OCI runtime spec of a container: that of its task, or what it would be started by. `None` while its image is
+    /// not here in full.
+    pub fn runtime_spec(&self, id: &ContainerKey) -> Option<serde_json::Value> {
+        let written = std::fs::read(self.bundle(id).ok()?.path().join("config.json")).ok();
+        if let Some(written) = written.and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Some(in_order(written));
+        }
+        let record = self.memory.read().containers.get(id).cloned()?;
+        let container = container_spec(&record.resource).ok()?;
+        let image = self.images.load_image(&record.image, &Platform::host()).ok()?;
+        let netns = (!container.host_network)
+            .then(|| crate::network::path(&self.config().state, &record.namespace, &record.name).ok())
+            .flatten();
+        let built = self.build_spec(&record, container, &image, netns, None).ok()?;
+        serde_json::to_value(&built.spec).ok().map(in_order)
     }
 
     fn supervision(
@@ -568,7 +628,7 @@ impl Engine {
                 initial_ms: millis(spec.backoff.initial.duration()),
                 max_ms: millis(spec.backoff.max.duration()),
             },
-            log_dir: Some(log_dir),
+            log_dir: spec.logs.driver.is_none().then_some(log_dir),
             log_max_size: u64::try_from(spec.logs.max_size.value()).unwrap_or(10 << 20),
             log_max_files: spec.logs.max_files,
             first_attempt: attempt + 1,
@@ -694,6 +754,15 @@ pub struct Making {
 pub(super) struct Wishes {
     making: Making,
     options: StartOptions,
+}
+
+/// A runtime spec with its sets of capabilities, which have no order, in one.
+fn in_order(mut spec: serde_json::Value) -> serde_json::Value {
+    let sets = spec.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(serde_json::Value::as_array_mut) {
+        set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    }
+    spec
 }
 
 /// The key of a container.

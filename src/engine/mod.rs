@@ -20,6 +20,8 @@ mod monitor;
 mod moving;
 mod observe;
 mod registry;
+mod root;
+mod stats;
 mod teardown;
 mod transfers;
 mod unwanted;

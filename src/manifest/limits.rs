@@ -24,7 +24,7 @@ pub(super) const LIMITS: Fields =
 pub(super) const RLIMIT: Fields =
     Fields { what: "an rlimit", known: &["type", "soft", "hard"], later: &[], hints: &[] };
 pub(super) const LOGS: Fields =
-    Fields { what: "logs", known: &["maxSize", "maxFiles"], later: &["driver"], hints: &[] };
+    Fields { what: "logs", known: &["maxSize", "maxFiles", "driver"], later: &[], hints: &[] };
 
 impl Reader<'_> {
     fn quantity(&mut self, node: &Node, path: &str) -> Option<Quantity> {
@@ -140,6 +140,18 @@ impl Reader<'_> {
         self.integer(node, path, 0, i128::from(u64::MAX)).and_then(|number| u64::try_from(number).ok())
     }
 
+    fn driver(&mut self, node: &Node, path: &str) -> Option<String> {
+        let text = self.string(node, path)?;
+        match log_driver(&text) {
+            Ok(driver) => Some(driver),
+            Err(why) => {
+                let help = "write file:///var/log/web.log, or binary:///usr/bin/logger?key=value";
+                self.report(node.extent, format!("{path} is no driver of logs"), why, Some(help.into()));
+                None
+            }
+        }
+    }
+
     pub(super) fn logs(&mut self, node: &Node, path: &str) -> Logs {
         let default = Logs::default();
         let Some(o) = self.object(node, path, &LOGS) else { return default };
@@ -149,7 +161,25 @@ impl Reader<'_> {
                 .get("maxFiles")
                 .and_then(|(n, p)| self.unsigned(n, &p, 1, 10_000))
                 .unwrap_or(default.max_files),
+            driver: o.get("driver").and_then(|(n, p)| self.driver(n, &p)),
         }
+    }
+}
+
+/// A driver of logs as it is kept; why it is none. `file://` and `binary://` are containerd's, with an absolute path.
+pub fn log_driver(text: &str) -> Result<String, &'static str> {
+    if text == "none" {
+        return Ok(text.to_owned());
+    }
+    let Some(path) = text.strip_prefix("file://").or_else(|| text.strip_prefix("binary://")) else {
+        return Err("it is neither file:///PATH nor binary:///PATH, nor none");
+    };
+    match path.split('?').next().unwrap_or_default() {
+        path if !path.starts_with('/') || path.ends_with('/') => {
+            Err("its path does not begin at the root, or names no file")
+        }
+        path if path.split('/').any(|part| part == "..") => Err("its path holds .."),
+        _ => Ok(text.to_owned()),
     }
 }
 

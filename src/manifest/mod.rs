@@ -38,6 +38,7 @@ pub use check::check_set;
 pub use diagnostic::{Diagnostic, Place};
 pub use emit::{envelope, to_yaml};
 pub use explain::{explain, field_tables};
+pub use limits::log_driver;
 pub use model::*;
 pub use registry::{Capability, ClientCertificate, DEFAULT_HOST, Mirror, PullSecret, RegistryAuth, RegistrySpec};
 pub use schema::{Unknown, schema, schema_files};

@@ -530,6 +530,10 @@ pub struct Logs {
     #[serde(default = "Logs::default_files")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_files: u32,
+    /// Where the output goes instead: `file:///PATH` appends to a file, `binary:///PROGRAM?KEY=VALUE` is a logger of
+    /// containerd's kind, `none` drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
 }
 
 impl Logs {
@@ -543,7 +547,7 @@ impl Logs {
 
 impl Default for Logs {
     fn default() -> Self {
-        Self { max_size: Self::default_size(), max_files: Self::default_files() }
+        Self { max_size: Self::default_size(), max_files: Self::default_files(), driver: None }
     }
 }
 

@@ -42,7 +42,8 @@ const IN_PLACE: [&str; 11] = [
 /// Whether the change of this field leaves a container's process alone.
 pub(super) fn is_in_place(change: &Change) -> bool {
     let field = change.field.split(['.', '[']).next().unwrap_or_default();
-    IN_PLACE.contains(&field)
+    // What its streams are connected to is fixed with the process.
+    IN_PLACE.contains(&field) && change.field != "logs.driver"
 }
 
 /// Differences of two label-like maps as `field.KEY`.

@@ -177,6 +177,14 @@ impl ShimClient {
         Ok(answer.processes.iter().map(|process| process.pid).collect())
     }
 
+    /// What the container uses, as [`super::metrics::read`] takes it.
+    pub async fn stats(&self) -> Result<Any, RuntimeError> {
+        let mut request = api::StatsRequest::new();
+        request.id.clone_from(&self.task.id);
+        let answer: api::StatsResponse = self.call("Stats", &request, Some(QUICK)).await?;
+        Ok(answer.stats.unwrap_or_default())
+    }
+
     /// The shim's own process id.
     pub async fn shim_pid(&self) -> Result<u32, RuntimeError> {
         let mut request = api::ConnectRequest::new();

@@ -172,6 +172,11 @@ impl RuntimeError {
         matches!(self, Self::Refused { code: ttrpc::Code::UNIMPLEMENTED, .. })
     }
 
+    /// Whether what is asked does not fit what the task does at the moment.
+    pub fn is_precondition(&self) -> bool {
+        matches!(self, Self::Refused { code: ttrpc::Code::FAILED_PRECONDITION, .. })
+    }
+
     fn help(&self) -> Option<String> {
         Some(match self {
             Self::RuntimeMissing { looked_for } if looked_for.is_absolute() => {

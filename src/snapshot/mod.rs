@@ -16,7 +16,7 @@
 //! | `lock` | held shared by who makes a directory, exclusively by a sweep |
 
 mod ahead;
-mod beneath;
+pub(crate) mod beneath;
 mod chain;
 mod check;
 mod compare;

@@ -71,6 +71,9 @@ pub struct LogRequest {
     /// Only lines from this time on.
     #[serde(default)]
     pub since: Option<Timestamp>,
+    /// Only lines up to this time.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
     /// The attempt before the current one.
     #[serde(default)]
     pub previous: bool,

@@ -415,12 +415,15 @@ fn logs_are_the_bytes_that_were_written() {
         line(LogStream::Stdout, "line", false),
         line(LogStream::Stderr, "\u{1b}[31mred", false),
     ];
-    assert_eq!(bench.run("logs web -n shop").out, "one line\n\u{1b}[31mred\n");
-    assert_eq!(bench.run("logs --tail 1 web -n shop").out, "\u{1b}[31mred\n");
-    assert_eq!(
-        bench.run("logs -t web -n shop").out,
-        "2026-11-23T12:00:00Z one line\n2026-11-23T12:00:00Z \u{1b}[31mred\n"
-    );
+    let both = |line: &str| {
+        let ran = bench.run(line);
+        (ran.out, ran.err)
+    };
+    assert_eq!(both("logs web -n shop"), ("one line\n".into(), "\u{1b}[31mred\n".into()));
+    assert_eq!(both("logs --tail 1 web -n shop"), (String::new(), "\u{1b}[31mred\n".into()));
+    let time = "2026-11-23T12:00:00.000000000Z ";
+    assert_eq!(both("logs -t web -n shop"), (format!("{time}one line\n"), format!("{time}\u{1b}[31mred\n")));
+    assert_eq!(bench.run("logs --tail all container/web -n shop").status, 0);
     assert_eq!(bench.run("logs nil").status, 4);
     assert_eq!(bench.run("logs web -n shop --since yesterday").status, 2);
 }

@@ -48,7 +48,7 @@ fn in_task_kill_a_means_all() {
 fn wrong_usage_is_2_and_a_slip_is_named() {
     let bench = Bench::shop();
     let ran = bench.run("aply -f x");
-    assert!(ran.status == Class::Usage.exit_status() && ran.err.contains("'apply'"), "{}", ran.err);
+    assert!(ran.status == Class::Usage.exit_status() && ran.err.contains("bayplan apply?"), "{}", ran.err);
     assert_eq!(bench.run("stop").status, 2);
     insta::assert_snapshot!(bench.run("build -t x .").all(), @r"
     --- err
@@ -58,7 +58,7 @@ fn wrong_usage_is_2_and_a_slip_is_named() {
     ");
     insta::assert_snapshot!(bench.run("image commit web x:1").all(), @r"
     --- err
-    error: bayplan has no commit
+    error: bayplan has no image commit
       help: write a Containerfile and build it; of a tar file an image is made by bayplan image import --rootfs
     === exit 2
     ");

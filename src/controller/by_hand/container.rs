@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// Refused with what may have been meant when there is no such container.
-    pub(super) fn known(&self, id: &ContainerKey) -> Result<()> {
+    pub(in crate::controller) fn known(&self, id: &ContainerKey) -> Result<()> {
         let there = self.engine.memory().read().containers.contains_key(id);
         if there { Ok(()) } else { Err(self.no_container(id)) }
     }
@@ -175,8 +175,10 @@ impl Node {
             self.engine.task(&id).is_some_and(|state| matches!(state.phase, TaskPhase::Running | TaskPhase::BackOff))
         };
         if runs() && !request.force {
-            return Err(Fault::new(Class::Refused, format!("{key} runs"))
-                .help(format!("stop it first (bayplan -n {} stop {}), or use rm -f", id.0, id.1)));
+            return Err(Fault::new(Class::Refused, format!("{key} runs")).help(format!(
+                "stop it first: bayplan -n {0} stop {1}; or both at once: bayplan -n {0} rm -f {1}",
+                id.0, id.1
+            )));
         }
         let others = declared.filter(|declared| declared.source != Source::Cli);
         if others.is_none() {
