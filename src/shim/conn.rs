@@ -33,6 +33,8 @@ pub struct Connection {
     pub pending: usize,
     /// When it last said something.
     pub last_heard: Instant,
+    /// Whether it ever asked for something: a crowd that does not pushes out none that did.
+    pub asked: bool,
 }
 
 /// What a connection brought.
@@ -48,7 +50,17 @@ impl Connection {
     pub fn new(fd: OwnedFd, now: Instant, poll: &mut Poll) -> rustix::io::Result<Self> {
         let token = poll.add(&fd, EventFlags::IN)?;
         let (input, output) = (Vec::new(), Vec::new());
-        Ok(Self { fd, token, input, skip: 0, output, waiting_to_write: false, pending: 0, last_heard: now })
+        Ok(Self {
+            fd,
+            token,
+            input,
+            skip: 0,
+            output,
+            waiting_to_write: false,
+            pending: 0,
+            last_heard: now,
+            asked: false,
+        })
     }
 
     /// Reads what there is.
@@ -92,7 +104,10 @@ impl Connection {
                         || Refusal::new(Code::RESOURCE_EXHAUSTED, "too many unanswered requests on one connection");
                     match wire::request(body) {
                         _ if self.pending > MAX_PENDING => self.say(stream, Err(busy())),
-                        Ok(request) => requests.push((stream, request)),
+                        Ok(request) => {
+                            self.asked = true;
+                            requests.push((stream, request));
+                        }
                         Err(refusal) => self.say(stream, Err(refusal)),
                     }
                 }

@@ -15,9 +15,9 @@ use super::cgroup::Cgroup;
 use super::job::Job;
 use super::log::CriLog;
 use super::note::note;
-use super::protocol::{Exit, TaskPhase};
+use super::protocol::{Exit, Policy, TaskPhase};
 use super::reply::{encode, exit_code, precondition, proto_time, signal};
-use super::restart::{History, Verdict, Why, after_exit};
+use super::restart::{History, Verdict, Why, after_exit, is_wanted};
 use super::runc::{Execution, Verb, is_child, named_pid};
 use super::server::Context;
 use super::start::FifoStart;
@@ -317,6 +317,22 @@ impl Task {
             }
             Verdict::Stay(why) => Err(why),
         }
+    }
+
+    /// The policy has changed: a restart that waits for its time is not for one that wants none.
+    pub(super) fn reconsider(&mut self, policy: Policy, cx: &mut Context) {
+        let code = self.state.exit.as_ref().map_or(1, |exit| exit.code);
+        if self.next_start.is_none() || is_wanted(policy, code) {
+            return;
+        }
+        self.next_start = None;
+        self.state.next_start = None;
+        if self.state.phase == TaskPhase::BackOff {
+            self.state.phase = TaskPhase::Exited;
+        }
+        self.stdio.ended(true, &mut cx.poll);
+        self.transition(true, cx);
+        self.answer_waiters(cx);
     }
 
     fn exited(&mut self, status: WaitStatus, at: Timestamp, cx: &mut Context) {

@@ -4,9 +4,10 @@
 //! reads; a daemon that dies is not noticed. Synchronous and single-threaded: one `epoll` loop, no tokio.
 //! Depends on protocol types only.
 //!
-//! In: containerd's bootstrap (`args`, `boot`, `cleanup`) and Task API over ttrpc (`wire`, `conn`, `server`). Out: executions of the
-//! runtime (`runc`, `start`), log files (`log`), state files (`record`). A task is in `task` (requests) and `lifecycle` (what moves
-//! it on); what its restart policy says is `restart`, which is pure.
+//! In: containerd's bootstrap (`args`, `bootstrap`, `boot`, `cleanup`) and Task API over ttrpc (`wire`, `conn`, `server`, `api`). Out:
+//! executions of the runtime (`runc`, `job`, `start`), log files (`log`), state files (`record`), events to another host (`events`). A
+//! task is in `task` (requests), `lifecycle` (what moves its first process on) and `beside` (what is added to it: `exec`, `freeze`);
+//! what its restart policy says is `restart`, which is pure.
 
 mod api;
 mod args;

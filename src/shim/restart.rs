@@ -45,15 +45,19 @@ pub fn backoff(policy: &Restart, in_a_row: u32) -> Duration {
     Duration::from_millis(policy.initial_ms.saturating_mul(factor).min(policy.max_ms.max(policy.initial_ms)))
 }
 
-/// What the restart policy says after an exit with status `code`. A run of [`STABLE`] and of the back-off before it
-/// starts the count anew. Pure: the caller waits and starts.
-pub fn after_exit(policy: &Restart, history: &History, code: u32, now: Instant) -> Verdict {
-    let wanted = match policy.policy {
+/// Whether a policy wants a restart after an exit with status `code`, limits apart.
+pub fn is_wanted(policy: Policy, code: u32) -> bool {
+    match policy {
         Policy::Always => true,
         Policy::OnFailure => code != 0,
         Policy::Never => false,
-    };
-    if !wanted {
+    }
+}
+
+/// What the restart policy says after an exit with status `code`. A run of [`STABLE`] and of the back-off before it
+/// starts the count anew. Pure: the caller waits and starts.
+pub fn after_exit(policy: &Restart, history: &History, code: u32, now: Instant) -> Verdict {
+    if !is_wanted(policy.policy, code) {
         return Verdict::Stay(Why::Policy);
     }
     let last = history.in_a_row.checked_sub(1).map_or(Duration::ZERO, |before| backoff(policy, before));

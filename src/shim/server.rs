@@ -21,7 +21,8 @@ use super::protocol::{ATTACH, AttachRequest, RELOAD, SERVICE, STOP, StopRequest,
 use super::task::Task;
 use super::wire::{Answer, Refusal};
 
-/// Clients at a time; one more takes the place of the one that was silent longest.
+/// Clients at a time; one more takes the place of the one that was silent longest, of those that never asked for anything
+/// if there are such: a host that keeps a quiet connection takes its end for the shim's.
 const MAX_CONNECTIONS: usize = 64;
 /// A shim with no task and no client goes after this long: nobody knows of it.
 const LONELY: Duration = Duration::from_secs(300);
@@ -200,7 +201,9 @@ impl Server {
         while let Ok(fd) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             if self.connections.len() >= MAX_CONNECTIONS {
                 let idle = self.connections.iter().enumerate().filter(|(_, connection)| connection.pending == 0);
-                let Some((at, _)) = idle.min_by_key(|(_, connection)| connection.last_heard) else { continue };
+                let Some((at, _)) = idle.min_by_key(|(_, connection)| (connection.asked, connection.last_heard)) else {
+                    continue;
+                };
                 self.close(at);
             }
             match Connection::new(fd, self.cx.now, &mut self.cx.poll) {
@@ -272,7 +275,7 @@ impl Server {
                 task.watch(request.since, reply, &mut self.cx);
             }
             RELOAD => {
-                let answer = task.reload();
+                let answer = task.reload(&mut self.cx);
                 self.cx.answer(reply, answer);
             }
             ATTACH => {

@@ -367,10 +367,12 @@ impl Task {
     }
 
     /// `Reload` of our own protocol.
-    pub fn reload(&mut self) -> Answer {
+    pub fn reload(&mut self, cx: &mut Context) -> Answer {
         match record::supervision(&self.bundle) {
             Ok(Some(supervision)) => {
+                let policy = supervision.restart.policy;
                 self.supervision = Some(supervision);
+                self.reconsider(policy, cx);
                 Ok(b"{}".to_vec())
             }
             Ok(None) => {

@@ -38,7 +38,7 @@ mod kill_daemon;
 mod logs;
 mod main_job;
 mod no_daemon;
-
+mod old_shim;
 mod orphans;
 mod peers;
 mod prefetch;

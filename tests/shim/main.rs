@@ -11,6 +11,7 @@ mod freezer;
 mod host;
 mod hostile;
 mod lifecycle;
+mod neighbours;
 mod output;
 mod supervision;
 mod targets;

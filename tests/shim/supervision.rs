@@ -131,6 +131,24 @@ fn a_changed_policy_is_told_by_reload() {
 }
 
 #[test]
+fn a_policy_that_changes_while_a_restart_is_waited_for_takes_it_back() {
+    let bundle = Bundle::new("exit 1");
+    let restart = Restart { policy: Policy::Always, limit: None, initial_ms: 60_000, max_ms: 60_000 };
+    bundle.supervise(|s| s.restart = restart.clone());
+    let mut client = bundle.run();
+    client.watch_until(|state| state.phase == TaskPhase::BackOff);
+    // One that wants it still does.
+    bundle.supervise(|s| s.restart = Restart { policy: Policy::OnFailure, ..restart.clone() });
+    client.call("bayplan.shim.v1.Supervisor", "Reload", b"{}".to_vec()).unwrap();
+    assert_eq!(bundle.state().unwrap().phase, TaskPhase::BackOff);
+    bundle.supervise(|s| s.restart = Restart { policy: Policy::Never, ..restart });
+    client.call("bayplan.shim.v1.Supervisor", "Reload", b"{}".to_vec()).unwrap();
+    assert_eq!(client.wait(&bundle.id).unwrap().exit_status, 1);
+    let state = bundle.state().unwrap();
+    assert_eq!((state.phase, state.next_start, state.restarts), (TaskPhase::Exited, None, 0));
+}
+
+#[test]
 fn a_kill_for_want_of_memory_is_known_as_one() {
     let bundle = Bundle::with_args(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]);
     bundle.edit(|spec| spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20}));
