@@ -245,6 +245,8 @@ impl CriLog {
         let outcome = if self.max_files == 1 {
             std::fs::remove_file(&self.path)
         } else {
+            // Removed, not renamed over: that would have ext4 bring the data of the file that moves to the disk at once.
+            let _ = std::fs::remove_file(name(self.max_files - 1));
             for number in (1..self.max_files - 1).rev() {
                 let _ = std::fs::rename(name(number), name(number + 1));
             }
