@@ -139,6 +139,16 @@ fn the_restart_policy_is_the_daemons_to_carry_out() {
     }
     nothing_is_left(&node, "one");
 
+    // A policy that changes takes back a restart that waits.
+    declare(&node, "exit 4", "backoff: {initial: 60s, max: 60s}");
+    eventually("it waits to be started again", 30, || {
+        let one = node.container("default", "one")?;
+        (one["status"]["exitCode"] == 4 && one["status"]["phase"] == "BackOff").then_some(())
+    });
+    declare(&node, "exit 4", "restart: Never, backoff: {initial: 60s, max: 60s}");
+    assert_eq!(node.phase("default", "one", "Exited")["status"]["restarts"], 0);
+    node.converged();
+
     // For ever, across the deaths of daemons: the counts go on.
     declare(&node, "exit 5", "backoff: {initial: 1ms, max: 1ms}");
     eventually("the other container is there", 30, || {

@@ -13,7 +13,7 @@ use super::{ForeignShim, clear, finish, press};
 use crate::runtime::{Bundle, ExitRecord, RuntimeError, ShimClient, TaskInfo, TaskStatus};
 use crate::shim::protocol::{Exit, Supervision, TaskPhase, TaskState};
 use crate::shim::record;
-use crate::shim::restart::{History, Verdict, Why, after_exit};
+use crate::shim::restart::{History, Verdict, Why, after_exit, is_wanted};
 
 /// Between two SIGKILLs to a container that does not end.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -395,7 +395,21 @@ impl Supervisor {
     fn reload(&mut self) -> Result<(), RuntimeError> {
         if let Some(supervision) = self.bundle.read_supervision()? {
             self.supervision = supervision;
+            self.reconsider();
         }
         Ok(())
+    }
+
+    /// A restart that waits for its time is not for a policy that wants none.
+    fn reconsider(&mut self) {
+        let code = self.state.exit.as_ref().map_or(1, |exit| exit.code);
+        if self.next_start.is_none() || is_wanted(self.supervision.restart.policy, code) {
+            return;
+        }
+        (self.next_start, self.state.next_start) = (None, None);
+        if self.state.phase == TaskPhase::BackOff {
+            self.state.phase = TaskPhase::Exited;
+        }
+        self.transition(true);
     }
 }
