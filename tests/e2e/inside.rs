@@ -122,6 +122,8 @@ fn what_a_process_sees_inside_is_what_ctr_gives_it() {
         let ours = rows(pid(&node.phase("default", &id, "Running")));
         failures.extend(compare(case, &theirs, &ours));
         containerd.ctr(&["task", "kill", "-s", "9", &id]);
+        containerd.until(&id, "STOPPED");
+        containerd.run(&["task", "rm", &id]);
         node.bayplan(&["rm", "-f", &id]).ok();
     }
     node.close();
