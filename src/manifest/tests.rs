@@ -280,7 +280,7 @@ fn wrong_envelopes_are_refused() {
         format!("{head}kind: Container\nmetadata: {{name: x}}\nspec: {{command: [a]}}"),
         format!("{head}kind: Namespace\nmetadata: {{name: a, namespace: b}}\nspec: {{quota: 1}}"),
         format!("{head}kind: Image\nmetadata: {{name: x}}\nspec: {{pullPolicy: Always}}"),
-        format!("{head}kind: Image\nmetadata: {{name: a.io/y:1}}\nspec: {{reference: a.io/x:1, platform: linux}}"),
+        format!("{head}kind: Image\nmetadata: {{name: a.io/y:1}}\nspec: {{reference: a.io/x:1, platform: 'linux/'}}"),
         format!("{head}kind: Image\nspec: {{archive: x.tar}}"),
         format!("{head}kind: Tag\nmetadata: {{name: x}}\nspec: {{reference: a.io/x@sha256:{}}}", "0".repeat(64)),
         format!(
