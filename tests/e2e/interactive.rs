@@ -234,5 +234,9 @@ fn a_terminal_without_one_on_this_side_works_through_pipes() {
     let mut command = node.command(&["run", "-t", "--rm", IMAGE, "down", "sh"]);
     let run = crate::node::Run::of(command.stdin(fs::File::open(&typed).unwrap())).ok();
     assert!(run.stdout.contains("fin"), "{}", run.stdout);
+    // Also where the shell begins to edit lines after it came, and so does not see it.
+    let mut command = node.command(&["run", "-t", "--rm", IMAGE, "down", "sh", "-c", "sleep 0.5; exec sh"]);
+    let run = crate::node::Run::of(command.stdin(fs::File::open(&typed).unwrap())).ok();
+    assert!(run.stdout.contains("fin"), "{}", run.stdout);
     node.close();
 }

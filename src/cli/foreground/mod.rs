@@ -202,7 +202,7 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
     {
         meanwhile.asked.push(process.resize(size));
     }
-    let mut typed = pipes.copy_input(terminal.is_some().then_some(session.keys));
+    let mut typed = pipes.copy_input(terminal.is_some().then_some(session.keys), process.is_guest);
     for number in early {
         meanwhile.asked.push(process.kill(number, false));
     }

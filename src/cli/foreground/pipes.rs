@@ -22,6 +22,9 @@ use crate::fifos::Fifos;
 
 /// What ends the input of a terminal (`VEOF`): what `^D` sends.
 const END_OF_INPUT: u8 = 4;
+/// How soon it is said again, and how seldom in the end.
+const SAID_AGAIN: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_secs(2);
 /// How long output may still come once the exit is known, and how long it must be quiet to be over: somebody that
 /// outlives the process may hold its streams open, and write, for ever. Time in which our own reader takes nothing does
 /// not count.
@@ -47,6 +50,18 @@ pub(super) enum Typed {
     HungUp,
     /// No more comes.
     Ended,
+}
+
+/// How a process hears that its input has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its pipe closes.
+    Closed,
+    /// A terminal knows no end but the key for it.
+    Key,
+    /// The key is lost when it arrives while a program changes the terminal's mode, as a shell does at each prompt: it is
+    /// pressed again and again, as a closed pipe says its end at every read.
+    KeyForEver,
 }
 
 /// Tells why the output of the process reaches nobody.
@@ -148,17 +163,21 @@ impl Pipes {
     }
 
     /// Begins to pass standard input on. To be called when the process has been made: what nobody was there to take stays
-    /// with whoever gave it. `keys`: input is a raw terminal, and these leave it.
-    pub(super) fn copy_input(&self, keys: Option<Keys>) -> mpsc::UnboundedReceiver<Typed> {
+    /// with whoever gave it. `keys`: input is a raw terminal, and these leave it. `guest`: others may have more to say.
+    pub(super) fn copy_input(&self, keys: Option<Keys>, guest: bool) -> mpsc::UnboundedReceiver<Typed> {
         let (tell, told) = mpsc::unbounded_channel();
         if self.streams.input {
             let fifo = self.directory.path().join("stdin");
-            let terminal = self.streams.terminal;
+            let end = match (self.streams.terminal, guest) {
+                (false, _) => End::Closed,
+                (true, true) => End::Key,
+                (true, false) => End::KeyForEver,
+            };
             std::thread::spawn(move || {
                 let Ok(from) = io::stdin().as_fd().try_clone_to_owned() else { return };
                 let _ = match keys {
                     Some(keys) => copy_keys(File::from(from), &fifo, Detector::new(keys), &tell),
-                    None => copy_bytes(File::from(from), &fifo, terminal, &tell),
+                    None => copy_bytes(File::from(from), &fifo, end, &tell),
                 };
             });
         }
@@ -255,8 +274,8 @@ fn copy_keys(
     Ok(())
 }
 
-/// Input from anything else, to its end. A terminal knows no end but the character for it.
-fn copy_bytes(mut from: File, fifo: &Path, terminal: bool, tell: &mpsc::UnboundedSender<Typed>) -> io::Result<()> {
+/// Input from anything else, to its end.
+fn copy_bytes(mut from: File, fifo: &Path, end: End, tell: &mpsc::UnboundedSender<Typed>) -> io::Result<()> {
     let mut to = OpenOptions::new().write(true).open(fifo)?;
     let mut buffer = vec![0; 64 << 10];
     let mut last = b'\n';
@@ -271,10 +290,17 @@ fn copy_bytes(mut from: File, fifo: &Path, terminal: bool, tell: &mpsc::Unbounde
             Err(_) => break,
         }
     }
-    if terminal {
+    if end != End::Closed {
         // In the middle of a line the first one only hands that over (termios(3)).
         let ends: &[u8] = if last == b'\n' { &[END_OF_INPUT] } else { &[END_OF_INPUT, END_OF_INPUT] };
         to.write_all(ends)?;
+    }
+    let mut pause = SAID_AGAIN;
+    // Until nobody reads any more, or this command has ended.
+    while end == End::KeyForEver {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(SELDOM);
+        to.write_all(&[END_OF_INPUT])?;
     }
     drop(to);
     let _ = tell.send(Typed::Ended);
@@ -307,9 +333,23 @@ mod tests {
             fs::write(&from, typed).unwrap();
             fs::write(&to, "").unwrap();
             let (tell, mut told) = mpsc::unbounded_channel();
-            copy_bytes(File::open(&from).unwrap(), &to, true, &tell).unwrap();
+            copy_bytes(File::open(&from).unwrap(), &to, End::Key, &tell).unwrap();
             assert_eq!(fs::read(&to).unwrap(), expected);
             assert_eq!(told.try_recv(), Ok(Typed::Ended));
         }
+    }
+
+    #[test]
+    fn the_end_of_input_is_said_until_nobody_reads_any_more() {
+        let state = tempfile::tempdir().unwrap();
+        let (from, to) = (state.path().join("from"), state.path().join("to"));
+        fs::write(&from, "").unwrap();
+        rustix::fs::mknodat(CWD, &to, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (tell, _told) = mpsc::unbounded_channel();
+        let reader = to.clone();
+        let reading = std::thread::spawn(move || File::open(reader).unwrap().read_exact(&mut [0; 3]).unwrap());
+        let error = copy_bytes(File::open(&from).unwrap(), &to, End::KeyForEver, &tell).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        reading.join().unwrap();
     }
 }
