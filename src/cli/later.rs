@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 
-use clap::CommandFactory as _;
-
 use super::args::Cli;
 use super::names;
 use crate::error::{Class, Fault, Result};
@@ -136,7 +134,7 @@ pub fn unknown(group: &str, words: &[OsString]) -> Fault {
     if let Some((_, instead)) = INSTEAD.iter().find(|(tried, _)| *tried == whole) {
         return fault.help(*instead);
     }
-    let tree = Cli::command();
+    let tree = Cli::tree();
     let level = if group.is_empty() { Some(&tree) } else { tree.find_subcommand(group) };
     let known: Vec<&str> = level
         .into_iter()
@@ -162,7 +160,7 @@ mod tests {
 
     #[test]
     fn no_word_is_both_there_and_told_to_be_missing() {
-        let tree = Cli::command();
+        let tree = Cli::tree();
         for (tried, _) in INSTEAD {
             let mut words = tried.split(' ');
             let found = words.try_fold(&tree, |level, word| level.find_subcommand(word));
