@@ -161,6 +161,9 @@ fn start(command: Command, context: &mut Context) -> Result<u8> {
         command if needs_node(command) => !context.find_daemon()?,
         _ => false,
     };
+    if matches!(command, Command::Daemon(_)) {
+        crate::heap::share_pools();
+    }
     let mut builder = if several {
         tokio::runtime::Builder::new_multi_thread()
     } else {
