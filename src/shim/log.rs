@@ -1,24 +1,25 @@
-//! One attempt's log file in the CRI format (`<RFC 3339> stdout|stderr F|P <bytes>`; Kubernetes' "kubelet CRI
-//! logging"), with rotation by size.
+//! One attempt's log in the CRI format (`<RFC 3339> stdout|stderr F|P <bytes>`; Kubernetes' "kubelet CRI logging").
 //!
-//! Invariants: the file holds whole lines only, also after a full disk; what was dropped is counted in the file as
-//! soon as it can be; a line is never split across files, unless it alone is longer than a file may be. Writing
-//! never fails and never waits for anything but the disk.
+//! Invariants: a line is never split across files, unless it alone is longer than a file may be; lines of a channel keep
+//! their order. Writing never fails and never waits for anything but the disk ([`Rotated`]). Lines gather in a buffer of
+//! the caller's, which must be brought to the file by [`CriLog::flush`] before anybody waits for anything.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::note::note;
+use super::rotated::Rotated;
 
 /// Longest piece of a line on one log line; longer ones are continued by `P` tags. containerd's value.
 pub const LONGEST: usize = 16 << 10;
 
-/// Attempts whose logs are kept, the current one included: a container that crashes for ever fills no disk.
-const KEPT_ATTEMPTS: u32 = 5;
+/// Bytes before the text of each line, and where in them the tag is.
+const HEAD: usize = 40;
+const TAG: usize = 38;
+type Head = [u8; HEAD];
+
+/// Bytes of log lines that gather before blocks of them are written. With what was read they stay in the cache.
+const GATHERED: usize = 192 << 10;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,255 +31,121 @@ pub enum Channel {
 }
 
 impl Channel {
-    fn name(self) -> &'static str {
-        match self {
+    /// What all lines of one moment begin with. A clock before the common era, which takes more digits, counts as none.
+    fn head(self, now: Timestamp) -> Head {
+        let name = match self {
             Channel::Out => "stdout",
             Channel::Err => "stderr",
-        }
+        };
+        let words = |time: Timestamp| Head::try_from(format!("{time:.9} {name} F ").as_bytes());
+        words(now).or_else(|_| words(Timestamp::UNIX_EPOCH)).unwrap_or([b' '; HEAD])
     }
 }
 
 /// See the module.
 pub struct CriLog {
-    path: PathBuf,
-    max_size: u64,
-    max_files: u32,
-    file: Option<File>,
-    size: u64,
+    file: Rotated,
     /// Bytes of a line whose end has not come yet, by channel.
     held: [Vec<u8>; 2],
     /// Whether the last log line of a channel was tagged `P`.
     open_line: [bool; 2],
-    lines: u64,
-    dropped_lines: u64,
-    dropped_bytes: u64,
-    dropped_why: String,
-    /// Of the dropped lines, those that nobody was told of by [`CriLog::take_dropped`].
-    untold: u64,
 }
 
 impl CriLog {
-    /// Makes `<dir>/<attempt>.log` at once, 0640, and the directory if need be; logs of attempts that are too long ago
-    /// go. `max_size` 0 never rotates.
+    /// Makes `<dir>/<attempt>.log` at once; logs of attempts that are too long ago go. `max_size` 0 never rotates.
     pub fn open(dir: &Path, attempt: u32, max_size: u64, max_files: u32) -> Self {
-        let mut log = Self {
-            path: dir.join(format!("{attempt}.log")),
-            max_size: if max_size == 0 { u64::MAX } else { max_size },
-            max_files: max_files.max(1),
-            file: None,
-            size: 0,
-            held: [Vec::new(), Vec::new()],
-            open_line: [false; 2],
-            lines: 0,
-            dropped_lines: 0,
-            dropped_bytes: 0,
-            dropped_why: String::new(),
-            untold: 0,
-        };
-        if let Err(error) = log.reopen() {
-            note(format_args!("log {}: {error}; output is dropped until it can be opened", log.path.display()));
-        }
-        prune(dir, attempt);
-        log
-    }
-
-    fn reopen(&mut self) -> std::io::Result<()> {
-        let options = || {
-            let mut options = OpenOptions::new();
-            options.append(true).create(true).mode(0o640).custom_flags(nix::libc::O_NOFOLLOW);
-            options
-        };
-        let file = match options().open(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let dir = self.path.parent().unwrap_or(Path::new("/"));
-                DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-                options().open(&self.path)?
-            }
-            other => other?,
-        };
-        self.size = file.metadata()?.len();
-        self.file = Some(file);
-        Ok(())
+        let file = Rotated::open(dir, attempt, max_size, max_files);
+        Self { file, held: [Vec::new(), Vec::new()], open_line: [false; 2] }
     }
 
     /// Log lines that were dropped since this was asked last.
     pub fn take_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.untold)
+        self.file.take_dropped()
     }
 
-    /// Writes what a channel produced, which all has one time. `text` is working space, left empty.
+    /// Takes what a channel produced, which all has one time. `text` gathers the lines, blocks of which are written.
     pub fn write(&mut self, channel: Channel, mut bytes: &[u8], now: Timestamp, text: &mut Vec<u8>) {
-        let full = format!("{now:.9} {} F ", channel.name());
-        if self.held[channel as usize].is_empty() && !self.open_line.contains(&true) {
-            bytes = self.whole_lines(&full, bytes, text);
-        }
+        let head = channel.head(now);
+        text.reserve_exact((GATHERED + HEAD + LONGEST + 1).saturating_sub(text.len()));
         while !bytes.is_empty() {
-            let end = memchr::memchr(b'\n', bytes);
-            let mut piece = &bytes[..end.unwrap_or(bytes.len())];
-            let mut held = std::mem::take(&mut self.held[channel as usize]);
-            while held.len() + piece.len() > LONGEST {
-                let (now, later) = piece.split_at(LONGEST - held.len());
-                self.line(&full.replace(" F ", " P "), &held, now, text);
-                self.open_line[channel as usize] = true;
-                held.clear();
-                piece = later;
+            if self.held[channel as usize].is_empty() && !self.open_line.contains(&true) {
+                bytes = self.whole_lines(&head, bytes, text);
             }
-            match end {
-                Some(end) => {
-                    self.line(&full, &held, piece, text);
-                    self.open_line[channel as usize] = false;
-                    bytes = &bytes[end + 1..];
-                }
-                None => {
-                    held.extend_from_slice(piece);
-                    self.held[channel as usize] = held;
-                    bytes = &[];
-                }
-            }
+            bytes = self.one_line(channel, head, bytes, text);
         }
-        self.flush(text);
     }
 
-    /// The channel has ended: a line without its newline is a line.
+    /// Brings all that was gathered to the file.
+    pub fn flush(&mut self, text: &mut Vec<u8>) {
+        self.file.put(text);
+    }
+
+    /// The channel has ended: a line without its newline is a line. Flushes, and tells what was dropped before.
     pub fn finish(&mut self, channel: Channel, now: Timestamp, text: &mut Vec<u8>) {
         let held = std::mem::take(&mut self.held[channel as usize]);
-        let marker = self.dropped_lines > 0;
         if !held.is_empty() || self.open_line[channel as usize] {
-            let full = format!("{now:.9} {} F ", channel.name());
-            self.line(&full, &held, &[], text);
+            self.line(&channel.head(now), &held, &[], text);
             self.open_line[channel as usize] = false;
         }
-        self.flush_with(marker, text);
+        self.file.put_last(text);
     }
 
     /// The usual case, which output at full speed is: whole lines that need no room to be made. Gives what is left.
-    fn whole_lines<'a>(&mut self, head: &str, bytes: &'a [u8], text: &mut Vec<u8>) -> &'a [u8] {
+    fn whole_lines<'a>(&mut self, head: &Head, bytes: &'a [u8], text: &mut Vec<u8>) -> &'a [u8] {
+        let mut room = self.file.room(text);
         let mut begin = 0;
         for end in memchr::memchr_iter(b'\n', bytes) {
-            let piece = &bytes[begin..end];
-            let length = head.len() + piece.len() + 1;
-            if piece.len() > LONGEST || self.size + (text.len() + length) as u64 > self.max_size {
+            let line = &bytes[begin..=end];
+            let length = HEAD + line.len();
+            if line.len() > LONGEST + 1 || length as u64 > room {
                 break;
             }
-            text.reserve(length);
-            text.extend_from_slice(head.as_bytes());
-            text.extend_from_slice(piece);
-            text.push(b'\n');
-            self.lines += 1;
+            text.extend_from_slice(head);
+            text.extend_from_slice(line);
+            room -= length as u64;
             begin = end + 1;
+            if text.len() >= GATHERED {
+                self.file.put_blocks(text);
+                room = self.file.room(text);
+            }
         }
         &bytes[begin..]
     }
 
-    fn line(&mut self, head: &str, held: &[u8], rest: &[u8], text: &mut Vec<u8>) {
-        let length = (head.len() + held.len() + rest.len() + 1) as u64;
-        let before = self.size + text.len() as u64;
-        // An unfinished line keeps its file, up to twice the size: a line that never ends must not fill the disk.
-        let unfinished = self.open_line.contains(&true) && before < self.max_size.saturating_mul(2);
-        if before > 0 && before + length > self.max_size && !unfinished {
-            self.flush(text);
-            self.rotate();
+    /// The next line, or as much of it as has come. Gives what is left.
+    fn one_line<'a>(&mut self, channel: Channel, head: Head, bytes: &'a [u8], text: &mut Vec<u8>) -> &'a [u8] {
+        let end = memchr::memchr(b'\n', bytes);
+        let mut piece = &bytes[..end.unwrap_or(bytes.len())];
+        let mut held = std::mem::take(&mut self.held[channel as usize]);
+        let mut part = head;
+        part[TAG] = b'P';
+        while held.len() + piece.len() > LONGEST {
+            let (now, later) = piece.split_at(LONGEST - held.len());
+            self.line(&part, &held, now, text);
+            self.open_line[channel as usize] = true;
+            held.clear();
+            piece = later;
         }
-        for part in [head.as_bytes(), held, rest, b"\n"] {
+        let Some(end) = end else {
+            held.extend_from_slice(piece);
+            self.held[channel as usize] = held;
+            return &[];
+        };
+        self.line(&head, &held, piece, text);
+        self.open_line[channel as usize] = false;
+        &bytes[end + 1..]
+    }
+
+    fn line(&mut self, head: &Head, held: &[u8], rest: &[u8], text: &mut Vec<u8>) {
+        let length = (HEAD + held.len() + rest.len() + 1) as u64;
+        if length > self.file.room(text) {
+            self.file.make_room(length, self.open_line.contains(&true), text);
+        }
+        for part in [head, held, rest, b"\n"] {
             text.extend_from_slice(part);
         }
-        self.lines += 1;
-    }
-
-    /// Brings `text`, whole lines, to the file, all or nothing.
-    fn flush(&mut self, text: &mut Vec<u8>) {
-        self.flush_with(false, text);
-    }
-
-    /// `marker`: what was dropped before is told also with nothing behind it.
-    fn flush_with(&mut self, marker: bool, text: &mut Vec<u8>) {
-        let (lines, bytes) = (std::mem::take(&mut self.lines), text.len() as u64);
-        if text.is_empty() && !marker {
-            return;
-        }
-        if self.dropped_lines > 0 {
-            let marker = format!(
-                "{:.9} stderr F bayplan: {} log lines ({} bytes) were dropped here: {}\n",
-                Timestamp::now(),
-                self.dropped_lines,
-                self.dropped_bytes,
-                self.dropped_why
-            );
-            text.splice(..0, marker.into_bytes());
-        }
-        match self.put(text) {
-            Ok(()) => {
-                self.size += text.len() as u64;
-                self.dropped_lines = 0;
-                self.dropped_bytes = 0;
-            }
-            Err(error) => {
-                if self.dropped_lines == 0 {
-                    note(format_args!("log {}: {error}; output is dropped", self.path.display()));
-                }
-                self.dropped_lines += lines;
-                self.untold += lines;
-                self.dropped_bytes += bytes;
-                self.dropped_why = error.to_string();
-            }
-        }
-        text.clear();
-    }
-
-    fn put(&mut self, text: &[u8]) -> std::io::Result<()> {
-        if self.file.is_none() {
-            self.reopen()?;
-        }
-        let size = self.size;
-        let Some(file) = &mut self.file else { return Ok(()) };
-        // A short write leaves half a line; take it back.
-        file.write_all(text).inspect_err(|_| drop(file.set_len(size)))
-    }
-
-    /// `<attempt>.log` becomes `.1`, `.1` becomes `.2`, and what is past the count goes.
-    fn rotate(&mut self) {
-        let name = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        let outcome = if self.max_files == 1 {
-            std::fs::remove_file(&self.path)
-        } else {
-            // Removed, not renamed over: that would have ext4 bring the data of the file that moves to the disk at once.
-            let _ = std::fs::remove_file(name(self.max_files - 1));
-            for number in (1..self.max_files - 1).rev() {
-                let _ = std::fs::rename(name(number), name(number + 1));
-            }
-            std::fs::rename(&self.path, name(1))
-        };
-        match outcome {
-            Ok(()) => {
-                self.file = None;
-                self.size = 0;
-            }
-            // Somebody took the file away, or the directory cannot be changed: a new one, or on with this one.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.file = None,
-            Err(error) => {
-                note(format_args!("log {}: cannot be rotated: {error}", self.path.display()));
-                self.max_size = u64::MAX;
-            }
-        }
-        if self.file.is_none() {
-            self.size = 0;
-            // If it cannot be opened now, the next flush tries again and counts what it drops.
-            let _ = self.reopen();
-        }
-    }
-}
-
-/// Removes the logs of attempts before the last [`KEPT_ATTEMPTS`], rotated files too.
-fn prune(dir: &Path, attempt: u32) {
-    let Some(oldest) = (attempt + 1).checked_sub(KEPT_ATTEMPTS) else { return };
-    let number = |name: &str| name.split_once(".log")?.0.parse::<u32>().ok();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(number).is_some_and(|number| number < oldest) {
-            let _ = std::fs::remove_file(entry.path());
+        if text.len() >= GATHERED {
+            self.file.put_blocks(text);
         }
     }
 }
@@ -294,7 +161,9 @@ mod tests {
     }
 
     fn write(log: &mut CriLog, channel: Channel, bytes: &[u8]) {
-        log.write(channel, bytes, Timestamp::UNIX_EPOCH, &mut Vec::new());
+        let mut text = Vec::new();
+        log.write(channel, bytes, Timestamp::UNIX_EPOCH, &mut text);
+        log.flush(&mut text);
     }
 
     #[test]
@@ -354,21 +223,6 @@ mod tests {
     }
 
     #[test]
-    fn attempts_of_long_ago_are_pruned_and_nothing_else_is() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["1.log", "1.log.2", "9.log", "10.log.1", "10.log", "x.log", "1.txt"] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
-        CriLog::open(dir.path(), 14, 0, 1);
-        let mut left: Vec<String> = std::fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["1.txt", "10.log", "10.log.1", "14.log", "x.log"]);
-    }
-
-    #[test]
     fn a_line_that_never_ends_is_bounded_too() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = CriLog::open(dir.path(), 0, 100_000, 2);
@@ -381,16 +235,36 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_disk_drops_is_counted_in_the_log() {
+    fn output_in_bursts_is_in_the_files_byte_for_byte_with_whole_lines_after_each() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = CriLog::open(dir.path(), 0, 0, 1);
-        write(&mut log, Channel::Out, b"before\n");
-        log.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
-        write(&mut log, Channel::Out, b"lost\nlost too\n");
-        log.file = None;
-        write(&mut log, Channel::Out, b"after\n");
-        let got = lines(&dir.path().join("0.log"));
-        assert!(got[1].contains("stderr F bayplan: 2 log lines (") && got[1].contains("No space left"), "{got:?}");
-        assert!(got[0].ends_with(" before") && got[2].ends_with(" after") && got.len() == 3, "{got:?}");
+        let mut log = CriLog::open(dir.path(), 0, 1 << 20, 20);
+        let mut text = Vec::new();
+        // Lines of every length from none to beyond what one log line takes.
+        let all: Vec<u8> = (0..4000usize)
+            .flat_map(|n| std::iter::repeat_n(b'a' + (n % 26) as u8, n * n * n % 20_011).chain([b'\n']))
+            .take(8 << 20)
+            .collect();
+        let names: Vec<_> = (1..20).rev().map(|n| format!("0.log.{n}")).chain(["0.log".to_owned()]).collect();
+        for (at, chunk) in all.chunks(64 << 10).enumerate() {
+            log.write(Channel::Out, chunk, Timestamp::UNIX_EPOCH, &mut text);
+            assert!(text.capacity() < 256 << 10, "{}", text.capacity());
+            if at % 16 == 15 {
+                log.flush(&mut text);
+                assert!(text.is_empty());
+                lines(&dir.path().join("0.log"));
+            }
+        }
+        log.finish(Channel::Out, Timestamp::UNIX_EPOCH, &mut text);
+        let mut got = Vec::new();
+        for name in names.iter().filter(|name| dir.path().join(name).exists()) {
+            assert!(std::fs::metadata(dir.path().join(name)).unwrap().len() <= (1 << 20) + LONGEST as u64, "{name}");
+            for line in lines(&dir.path().join(name)) {
+                let (tag, text) = line.split_once(" stdout ").unwrap().1.split_at(2);
+                got.extend_from_slice(text.as_bytes());
+                got.extend((tag == "F ").then_some(b'\n'));
+            }
+        }
+        let end = usize::from(!all.ends_with(b"\n"));
+        assert!(got.len() == all.len() + end && got.starts_with(&all), "{} of {}", got.len(), all.len());
     }
 }

@@ -120,6 +120,7 @@ pub fn run(args: &LogArgs) -> std::io::Result<()> {
                 Ok(length) => {
                     came = true;
                     log.write(stream.channel, &chunk[..length], Timestamp::now(), &mut text);
+                    log.flush(&mut text);
                     stream.pass(&chunk[..length], &signals, &mut end);
                 }
                 Err(Errno::INTR) => came = true,

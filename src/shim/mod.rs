@@ -5,7 +5,7 @@
 //! Depends on protocol types only.
 //!
 //! In: containerd's bootstrap (`args`, `bootstrap`, `boot`, `cleanup`) and Task API over ttrpc (`wire`, `conn`, `server`, `api`). Out:
-//! executions of the runtime (`runc`, `job`, `start`), log files (`log`), state files (`record`), events to another host (`events`). A
+//! executions of the runtime (`runc`, `job`, `start`), log files (`log`, `rotated`), state files (`record`), events to another host (`events`). A
 //! task is in `task` (requests), `lifecycle` (what moves its first process on) and `beside` (what is added to it: `exec`, `freeze`);
 //! what its restart policy says is `restart`, which is pure.
 
@@ -37,6 +37,7 @@ pub mod protocol;
 pub mod record;
 mod reply;
 pub mod restart;
+mod rotated;
 mod runc;
 mod said;
 mod server;

@@ -30,6 +30,8 @@ const DRAIN: usize = 2 << 20;
 /// What a pipe is grown to, where the kernel allows, when it was found full: bytes. Its writer is then woken a
 /// sixteenth as often.
 const HEAVY: usize = 1 << 20;
+/// Chunks that are taken from one pipe before anybody else has a turn: as many as a grown pipe holds.
+const BURST: usize = HEAVY / CHUNK;
 /// How long a host's reader that takes nothing is waited for, and once nothing follows.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -361,8 +363,27 @@ impl Streaming {
         false
     }
 
-    /// Moves one chunk; says how much, `None` if nothing more can be had now.
+    /// Moves what there is, [`BURST`] chunks at most; says how much, `None` if nothing more can be had now.
     fn pump(&mut self, at: usize, channel: Channel, poll: &mut Poll) -> Option<usize> {
+        let mut total = 0;
+        for _ in 0..BURST {
+            let Some(length) = self.chunk(at, channel, poll) else { break };
+            total += length;
+            if self.outlets[channel as usize].is_full() {
+                self.pause(channel, poll);
+                break;
+            }
+        }
+        let log = self.attempts.get_mut(at).and_then(|attempt| attempt.log.as_mut());
+        if let Some(log) = log {
+            log.flush(&mut poll.text);
+            self.dropped += log.take_dropped();
+        }
+        Some(total).filter(|total| *total > 0)
+    }
+
+    /// Moves one chunk. Its log lines may wait in `poll.text`.
+    fn chunk(&mut self, at: usize, channel: Channel, poll: &mut Poll) -> Option<usize> {
         let index = channel as usize;
         let attempt = self.attempts.get_mut(at)?;
         let source = attempt.sources[index].as_mut()?;
@@ -375,7 +396,6 @@ impl Streaming {
                 let Poll { chunk, text, .. } = poll;
                 if let Some(log) = &mut attempt.log {
                     log.write(channel, chunk, Timestamp::now(), text);
-                    self.dropped += log.take_dropped();
                 }
                 if let Some(said) = self.said.as_mut().filter(|_| channel == Channel::Err && !self.terminal) {
                     said.add(chunk);
@@ -385,10 +405,6 @@ impl Streaming {
                     let chunk = std::mem::take(&mut poll.chunk);
                     outlet.put(&chunk, poll);
                     poll.chunk = chunk;
-                    if outlet.is_full() {
-                        self.pause(channel, poll);
-                        return None;
-                    }
                 }
                 return Some(length);
             }
@@ -398,7 +414,6 @@ impl Streaming {
         }
         if let Some(log) = &mut attempt.log {
             log.finish(channel, Timestamp::now(), &mut poll.text);
-            self.dropped += log.take_dropped();
         }
         attempt.sources[index] = None;
         if self.terminal
