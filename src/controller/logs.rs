@@ -18,7 +18,7 @@ use crate::engine::ContainerKey;
 use crate::error::{Class, Fault, Result};
 use crate::shim::protocol::TaskPhase;
 
-use self::files::Files;
+use self::files::{Files, Missing};
 use super::Node;
 
 /// One reading of a log.
@@ -142,7 +142,9 @@ impl Follower {
         let limit = if follow { u64::MAX } else { front.size };
         let directory = self.directory.clone();
         let reading = async move {
-            if missing > 0 && sender.send(Ok(gap(missing))).await.is_err() {
+            if let Some(gap) = gap(missing)
+                && sender.send(Ok(gap)).await.is_err()
+            {
                 return Step { offset, found: false, over: true };
             }
             let read = tokio::task::spawn_blocking(move || lines::read(&file, offset, limit)).await;
@@ -197,9 +199,14 @@ fn elsewhere(id: &ContainerKey, driver: &str) -> Fault {
 }
 
 /// What is said in the place of lines that nobody can read any more.
-fn gap(files: u64) -> LogLine {
-    let text = format!("bayplan: {files} log files were rotated away here before they could be read");
-    LogLine { time: Timestamp::now(), stream: LogStream::Stderr, text: text.into_bytes(), partial: false }
+fn gap(missing: Missing) -> Option<LogLine> {
+    let text = match missing {
+        Missing::Files(0) => return None,
+        Missing::Files(1) => "bayplan: a log file was rotated away here before it could be read".to_owned(),
+        Missing::Files(files) => format!("bayplan: {files} log files were rotated away here before they could be read"),
+        Missing::Unknown => "bayplan: log files may have been rotated away here before they could be read".to_owned(),
+    };
+    Some(LogLine { time: Timestamp::now(), stream: LogStream::Stderr, text: text.into_bytes(), partial: false })
 }
 
 /// Until that moment; for ever without one.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
+
 use crate::image::Image;
-use crate::node::TestNode;
+use crate::node::{TestNode, signal};
 use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/box:1";
@@ -79,6 +81,53 @@ fn every_line_of_a_fast_writer_comes_once_over_rotations_and_restarts() {
     let timed = last(&["-t", "--tail", "2"]).stdout;
     assert!(timed.contains("Z ") && timed.trim_end().ends_with(&LINES.to_string()), "{timed}");
     node.bayplan(&["delete", "container", "web"]).ok();
+    node.close();
+}
+
+#[test]
+fn files_that_rotated_away_while_the_reader_stood_still_are_counted_where_they_were() {
+    const LAST: usize = 250_000;
+    const SIZE: usize = 1 << 20;
+    let node = node();
+    let marks = node.dir().join("marks");
+    fs::create_dir(&marks).unwrap();
+    let script = format!("echo begin; while [ ! -e /marks/go ]; do sleep 0.02; done; seq 1 {LAST}; exec sleep 1000");
+    let manifest = format!(
+        "apiVersion: bayplan.dev/v1\nkind: Container\nmetadata: {{name: web}}\nspec:\n  image: '{IMAGE}'\n  \
+         command: [sh, -c, '{script}']\n  mounts: ['{}:/marks']\n  logs: {{maxSize: 1Mi, maxFiles: 3}}\n",
+        marks.display()
+    );
+    node.bayplan(&["apply", "-f", &node.file("web.yaml", manifest)]).ok();
+    node.running("default", "web");
+    let log = node.container("default", "web").unwrap()["status"]["logPath"].as_str().unwrap().to_owned();
+    let (out, err) = (node.dir().join("out"), node.dir().join("err"));
+    let mut follow = node
+        .command(&["logs", "-f", "web"])
+        .stdout(fs::File::create(&out).unwrap())
+        .stderr(fs::File::create(&err).unwrap())
+        .spawn()
+        .unwrap();
+    let has = |path: &std::path::Path, end: &str| fs::read_to_string(path).unwrap().ends_with(end).then_some(());
+    eventually("what is there is read", 30, || has(&out, "begin\n"));
+    signal(node.daemon_pid(), Signal::SIGSTOP);
+    fs::write(marks.join("go"), "").unwrap();
+    let last = format!(" F {LAST}\n");
+    eventually("all is written", 60, || fs::read_to_string(&log).ok()?.ends_with(&last).then_some(()));
+    signal(node.daemon_pid(), Signal::SIGCONT);
+    eventually("the last line is read", 30, || has(&out, &format!("\n{LAST}\n")));
+
+    let text = fs::read_to_string(&out).unwrap();
+    let numbers: Vec<usize> = text.lines().skip(1).map(|line| line.parse().unwrap()).collect();
+    let gaps: Vec<usize> = (1..numbers.len()).filter(|at| numbers[*at] != numbers[at - 1] + 1).collect();
+    assert_eq!((gaps.len(), numbers[0]), (1, 1), "one gap, behind the file that was open: {gaps:?}");
+    // Each file is filled up to the last line that it takes.
+    let bytes: usize = (numbers[gaps[0] - 1] + 1..numbers[gaps[0]]).map(|number| 41 + number.to_string().len()).sum();
+    let files = bytes.div_ceil(SIZE);
+    assert!(files > 5, "{files}");
+    let told = format!("bayplan: {files} log files were rotated away here before they could be read\n");
+    assert_eq!(fs::read_to_string(&err).unwrap(), told);
+    node.bayplan(&["rm", "-f", "web"]).ok();
+    eventually("following ends", 30, || follow.try_wait().unwrap());
     node.close();
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A file is known by its inode and read through a descriptor, so that its name may change and even go. A thread of its
 //! own opens files as soon as the kernel tells of them, whatever their reader does meanwhile: a writer that rotates
-//! faster than its reader reads loses nothing, within [`HELD`]. What is beyond that is counted and said.
+//! faster than its reader reads loses nothing, within [`HELD`]. What is beyond that is never passed over in silence: it is
+//! counted by what the kernel told, and where that may not be all, said to be unknown.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -23,6 +24,19 @@ const OPEN: usize = 256;
 /// Where the kernel gives no watch, a look this often.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How many files were rotated away before anybody opened them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// So many.
+    Files(u64),
+    /// There may have been some: the kernel could not be asked, or had too much to tell.
+    Unknown,
+}
+
+impl Missing {
+    const NONE: Self = Self::Files(0);
+}
+
 /// One file.
 #[derive(Clone)]
 pub struct LogFile {
@@ -33,7 +47,7 @@ pub struct LogFile {
     /// How far it was read.
     pub offset: u64,
     /// Files before it that nobody reads any more: they were rotated away.
-    pub missing: u64,
+    pub missing: Missing,
     /// Its bytes when it was opened: where a reader that does not follow ends.
     pub size: u64,
     inode: u64,
@@ -70,20 +84,23 @@ struct Queue {
     stirred: bool,
     /// Files that the kernel told of, less those that were found.
     untold: i64,
+    /// There may be more than it told of.
+    unsure: bool,
 }
 
 impl Files {
     /// Those of an attempt that are there; with `follow` those to come as well, of later attempts too.
     pub fn open(directory: PathBuf, attempt: u32, follow: bool) -> Self {
         let files = VecDeque::new();
-        let mut queue = Queue { directory, watch: None, files, first_attempt: attempt, stirred: true, untold: 0 };
+        let mut queue =
+            Queue { directory, watch: None, files, first_attempt: attempt, stirred: true, untold: 0, unsure: false };
         if follow {
             queue.begin();
         }
         queue.gather();
         // What was found is not told from what the kernel tells of meanwhile; from here on it is.
         queue.drain();
-        queue.untold = 0;
+        (queue.untold, queue.unsure) = (0, false);
         if !follow {
             queue.files.retain(|file| file.attempt == attempt);
         }
@@ -101,7 +118,7 @@ impl Files {
     /// The front file was read so far, and what was missing before it was told.
     pub fn was_read(&self, offset: u64) {
         if let Some(front) = self.shared.queue().files.front_mut() {
-            (front.offset, front.missing) = (offset, 0);
+            (front.offset, front.missing) = (offset, Missing::NONE);
         }
     }
 
@@ -139,10 +156,9 @@ impl Files {
             queue.begin();
         }
         queue.gather();
-        let watch = queue.watch.as_ref().and_then(|watch| watch.try_clone().ok());
         drop(queue);
-        if self.follow && self.stop.is_none() && watch.is_some() {
-            self.stop = attend(Arc::clone(&self.shared), watch);
+        if self.follow && self.stop.is_none() {
+            self.stop = attend(Arc::clone(&self.shared));
         }
     }
 }
@@ -156,7 +172,7 @@ impl Drop for Files {
 }
 
 /// Starts the thread that opens what comes, until the descriptor that it gives is written to.
-fn attend(shared: Arc<Shared>, watch: Option<OwnedFd>) -> Option<OwnedFd> {
+fn attend(shared: Arc<Shared>) -> Option<OwnedFd> {
     let stop = eventfd(0, EventfdFlags::CLOEXEC).ok()?;
     let told = stop.try_clone().ok()?;
     let look = Timespec { tv_sec: i64::try_from(LOOK.as_secs()).unwrap_or(1), tv_nsec: 0 };
@@ -164,7 +180,11 @@ fn attend(shared: Arc<Shared>, watch: Option<OwnedFd>) -> Option<OwnedFd> {
         // It does little, and that at once or in vain: on a busy machine it goes first, where that is permitted. (0 is this
         // thread, setpriority(2).)
         let _ = rustix::process::setpriority_process(None, -10);
+        let mut watch: Option<OwnedFd> = None;
         loop {
+            if watch.is_none() {
+                watch = shared.queue().watch.as_ref().and_then(|watch| watch.try_clone().ok());
+            }
             let stopped = PollFd::new(&told, PollFlags::IN);
             let polled = match &watch {
                 Some(watch) => poll(&mut [stopped, PollFd::new(watch, PollFlags::IN)], None),
@@ -178,7 +198,10 @@ fn attend(shared: Arc<Shared>, watch: Option<OwnedFd>) -> Option<OwnedFd> {
                 return;
             }
             let mut queue = shared.queue();
-            queue.stirred |= watch.is_none();
+            if queue.watch.is_none() {
+                queue.begin();
+                queue.stirred = true;
+            }
             queue.gather();
             drop(queue);
             shared.changed.notify_one();
@@ -214,14 +237,15 @@ impl Queue {
     fn take(&mut self, mut found: Vec<LogFile>, reached: bool) {
         self.untold -= found.len() as i64;
         // Where the last one is gone, those in between may be, too; the kernel told of each.
-        if !reached
-            && self.untold > 0
-            && let Some(first) = found.first_mut()
-        {
-            first.missing = self.untold.unsigned_abs();
+        if !reached && let Some(first) = found.first_mut() {
+            first.missing = match self.unsure || self.watch.is_none() {
+                true => Missing::Unknown,
+                false => Missing::Files(self.untold.max(0).unsigned_abs()),
+            };
         }
         if reached || !found.is_empty() {
             self.untold = self.untold.min(0);
+            self.unsure = false;
         }
         self.files.extend(found);
     }
@@ -271,7 +295,7 @@ impl Queue {
         let file = options.open(self.directory.join(name)).ok()?;
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         let (inode, size) = (metadata.ino(), metadata.len());
-        Some(LogFile { attempt, file: Arc::new(file), offset: 0, missing: 0, inode, size })
+        Some(LogFile { attempt, file: Arc::new(file), offset: 0, missing: Missing::NONE, inode, size })
     }
 
     // The descriptor is owned here and lives as long as its watch, which is all that the deprecation is about.
@@ -296,13 +320,13 @@ impl Queue {
         let mut created = 0;
         while let Ok(event) = reader.next() {
             let flags = event.events();
-            self.stirred |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            self.unsure |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
             let name = event.file_name().and_then(|name| name.to_str().ok()).and_then(parse);
             let is_new = name.is_some_and(|(attempt, number)| attempt >= from && number == 0);
             created += i64::from(flags.contains(ReadFlags::CREATE) && is_new);
         }
         self.untold += created;
-        self.stirred |= created > 0;
+        self.stirred |= created > 0 || self.unsure;
     }
 }
 
@@ -363,7 +387,7 @@ mod tests {
         }
         let seen: Vec<String> = files.all().iter().map(text).collect();
         assert_eq!(seen, (0..=20).map(|number| number.to_string()).collect::<Vec<_>>());
-        assert!(files.all().iter().all(|file| file.missing == 0));
+        assert!(files.all().iter().all(|file| file.missing == Missing::NONE));
         // Nobody looks while twenty more are written; three are left.
         {
             let mut queue = files.shared.queue();
@@ -373,8 +397,28 @@ mod tests {
             }
             queue.gather();
         }
-        let last: Vec<(String, u64)> = files.all().iter().skip(21).map(|file| (text(file), file.missing)).collect();
-        assert_eq!(last, [("38".into(), 17), ("39".into(), 0), ("40".into(), 0)]);
+        let last: Vec<(String, Missing)> = files.all().iter().skip(21).map(|file| (text(file), file.missing)).collect();
+        let expected =
+            [("38", 17), ("39", 0), ("40", 0)].map(|(text, missing)| (text.to_owned(), Missing::Files(missing)));
+        assert_eq!(last, expected);
+    }
+
+    #[tokio::test]
+    async fn what_may_be_missing_is_said_also_where_the_kernel_cannot_be_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("1.log"), "0").unwrap();
+        let files = Files::open(dir.path().into(), 1, false);
+        let mut queue = files.shared.queue();
+        for number in 1..=4 {
+            rotate(dir.path(), 3);
+            std::fs::write(dir.path().join("1.log"), number.to_string()).unwrap();
+        }
+        queue.stirred = true;
+        queue.gather();
+        let seen: Vec<(String, Missing)> = queue.files.iter().map(|file| (text(file), file.missing)).collect();
+        let none = Missing::NONE;
+        let expected = [("0", none), ("2", Missing::Unknown), ("3", none), ("4", none)];
+        assert_eq!(seen, expected.map(|(text, missing)| (text.to_owned(), missing)));
     }
 
     #[tokio::test]
