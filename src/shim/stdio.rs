@@ -32,6 +32,8 @@ const DRAIN: usize = 2 << 20;
 const HEAVY: usize = 1 << 20;
 /// Chunks that are taken from one pipe before anybody else has a turn: as many as a grown pipe holds.
 const BURST: usize = HEAVY / CHUNK;
+/// How long such a turn lasts at most: a disk that is slow takes its time for each piece.
+const TURN: Duration = Duration::from_millis(20);
 /// How long a host's reader that takes nothing is waited for, and once nothing follows.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -366,11 +368,15 @@ impl Streaming {
     /// Moves what there is, [`BURST`] chunks at most; says how much, `None` if nothing more can be had now.
     fn pump(&mut self, at: usize, channel: Channel, poll: &mut Poll) -> Option<usize> {
         let mut total = 0;
+        let until = Instant::now() + TURN;
         for _ in 0..BURST {
             let Some(length) = self.chunk(at, channel, poll) else { break };
             total += length;
             if self.outlets[channel as usize].is_full() {
                 self.pause(channel, poll);
+                break;
+            }
+            if Instant::now() >= until {
                 break;
             }
         }
