@@ -263,8 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Rotated::open(dir.path(), 0, 0, 1);
         log.put(&mut b"before\n".to_vec());
-        let full = || Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
-        log.file = full();
+        log.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
         log.put(&mut b"lost\nlost too\n".to_vec());
         // The marker does not get there either, and is no line of the container's.
         log.put(&mut b"lost as well\n".to_vec());
@@ -291,7 +290,7 @@ mod tests {
         let path = dir.path().join("0.log");
         assert_eq!((std::fs::metadata(&path).unwrap().len(), text.len()), (BLOCK, 100_000 - 65_536));
         // A descriptor that cannot be written to, of the same file.
-        let mut denied = std::mem::replace(&mut log.file, Some(File::open(&path).unwrap()));
+        let mut denied = log.file.replace(File::open(&path).unwrap());
         log.put(&mut text);
         std::mem::swap(&mut log.file, &mut denied);
         assert_eq!((log.take_dropped(), log.size), (35, 65_000));
