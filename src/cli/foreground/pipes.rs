@@ -296,11 +296,13 @@ fn copy_bytes(mut from: File, fifo: &Path, end: End, tell: &mpsc::UnboundedSende
         to.write_all(ends)?;
     }
     let mut pause = SAID_AGAIN;
-    // Until nobody reads any more, or this command has ended.
-    while end == End::KeyForEver {
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(SELDOM);
-        to.write_all(&[END_OF_INPUT])?;
+    if end == End::KeyForEver {
+        // Until nobody reads any more, or this command has ended.
+        loop {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(SELDOM);
+            to.write_all(&[END_OF_INPUT])?;
+        }
     }
     drop(to);
     let _ = tell.send(Typed::Ended);
