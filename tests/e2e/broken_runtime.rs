@@ -98,11 +98,19 @@ fn what_hangs_while_it_is_made_is_stopped_removed_and_replaced_all_the_same() {
     assert!(!lives(process));
     node.converged();
 
-    // Stopped by hand: it stays down, and that is no failure.
+    // Stopped by hand: it stays down, and that is no failure. Who waits for it, before or after, is told.
     node.manifest("three.yaml", container("three", "runtime: odd"));
     let process = hanging(&node);
     let began = Instant::now();
-    node.bayplan(&["stop", "three"]).ok();
+    let waited = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| node.exit_of("three", 1));
+        node.bayplan(&["stop", "three"]).ok();
+        waits.join().unwrap()
+    });
+    for waited in [waited, node.exit_of("three", 1)] {
+        let fault = waited.unwrap_err();
+        assert!(fault.message.contains("attempt 1 of container default/three never ran"), "{}", fault.message);
+    }
     assert!(began.elapsed() < promptly(), "stop took {:?}", began.elapsed());
     assert!(!lives(process));
     node.converged();

@@ -5,6 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use bayplan::api::{Client, Service as _, WaitExitRequest};
+use bayplan::error::Fault;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -239,6 +241,20 @@ impl TestNode {
             );
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+
+    /// What is told to who waits for an attempt of a container of namespace `default`.
+    pub fn exit_of(&self, name: &str, attempt: u32) -> Result<u32, Fault> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let socket = self.state().join("bayplan.sock");
+        let ended = runtime.block_on(async {
+            let node = Client::connect(&socket).unwrap().expect("a daemon answers");
+            let (namespace, name) = ("default".to_owned(), name.to_owned());
+            let request = WaitExitRequest { namespace, name, uid: None, attempt: Some(attempt), removed: false };
+            let patience = std::time::Duration::from_secs(30) * patience();
+            tokio::time::timeout(patience, node.wait_exit(request)).await.expect("the wait ends")
+        });
+        ended.map(|ended| ended.exit.code)
     }
 
     /// Waits until it runs, and gives its process id.

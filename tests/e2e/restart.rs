@@ -87,6 +87,37 @@ fn a_killed_process_is_back_at_once_without_a_daemon() {
 }
 
 #[test]
+fn each_attempt_has_its_own_exit_through_dead_daemons_and_shims() {
+    let mut node = TestNode::new();
+    let script = "n=$(($(cat /n 2>/dev/null || echo 0) + 1)); echo $n > /n\n\
+                  [ $n -lt 5 ] || exec sleep 100000\n[ $n -gt 1 ] || sleep 2\nexit $((20 + n))";
+    one_container(&node, script, "backoff: {initial: 10ms, max: 10ms}");
+    node.start_daemon();
+    node.running("default", "one");
+    node.kill_daemon();
+    let shim = eventually("the fifth attempt", 30, || {
+        let state = shim_state(&node).filter(|state| state["attempt"] == 5 && state["phase"] == "Running")?;
+        u32::try_from(state["shimPid"].as_u64()?).ok()
+    });
+    node.start_daemon();
+    for attempt in 1..5 {
+        assert_eq!(node.exit_of("one", attempt).unwrap(), 20 + attempt);
+    }
+    // What its shim knew outlives it, and what it left running has an end, too.
+    signal(shim, Signal::SIGKILL);
+    assert_eq!(node.exit_of("one", 5).unwrap(), 137);
+    eventually("the sixth attempt", 30, || {
+        node.container("default", "one").filter(|item| item["status"]["attempt"] == 6)
+    });
+    node.kill_daemon();
+    node.start_daemon();
+    for (attempt, code) in [(2, 22), (4, 24), (5, 137)] {
+        assert_eq!(node.exit_of("one", attempt).unwrap(), code, "attempt {attempt}");
+    }
+    node.close();
+}
+
+#[test]
 fn a_stopped_daemon_leaves_everything_and_the_next_adopts_it() {
     let mut node = TestNode::new();
     one_container(&node, "echo started; exec sleep 100000", "");

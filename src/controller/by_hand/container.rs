@@ -80,7 +80,11 @@ impl Node {
             let _ = self.drive(&Scope::one(key), Freshness::Known, None).await;
             return Err(fault);
         }
-        self.created(&id)
+        self.created(&id).map_err(|fault| match self.declared(&key) {
+            // By a step that the loop took; what became of that is not told here.
+            None => Fault::new(Class::Refused, format!("{key}: its start was given up, because its end is wanted")),
+            Some(_) => fault,
+        })
     }
 
     /// Until a container of this name that has ended and removes itself is gone, so that its name is free.
