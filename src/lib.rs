@@ -12,6 +12,7 @@ pub mod copy;
 pub mod engine;
 pub mod error;
 pub mod fifos;
+pub mod heap;
 pub mod image;
 pub mod manifest;
 pub mod network;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::*;
 use crate::config::{LogLevel, Overrides};
@@ -18,6 +18,25 @@ pub struct Cli {
     /// The verb.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Understands a command line.
+    pub fn of(arguments: impl IntoIterator<Item = OsString>) -> std::result::Result<Self, clap::Error> {
+        let arguments = rewrite(arguments);
+        match Self::try_parse_from(&arguments) {
+            Ok(cli) if !matches!(cli.command, Command::Unknown(_)) => Ok(cli),
+            // Other names of verbs, help and suggestions are where their flags are.
+            _ => Self::from_arg_matches(&Self::tree().try_get_matches_from(arguments)?),
+        }
+    }
+
+    /// The whole of it, nothing left out.
+    pub fn tree() -> clap::Command {
+        let mut tree = Self::command();
+        tree.build();
+        tree
+    }
 }
 
 /// Flags that every verb takes, before or after it.
@@ -124,8 +143,10 @@ impl Level {
     }
 }
 
-/// The verbs.
+/// The verbs. The flags of one are made when it is the one that was given ([`Cli::of`]): all of them are half of what a
+/// short command costs.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     // Declared.
     Daemon(daemon::Args),
@@ -193,7 +214,7 @@ pub enum Command {
 
 /// Makes ctr's `task kill -a` and docker's `ps -a` mean `--all`, podman's `start -a` mean `--attach` and docker's `cp -a` mean
 /// `--archive`: everywhere else `-a` is `--address`.
-pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let task = |word: &OsString| ["task", "tasks", "t"].iter().any(|name| word == name);
     let Some(verb) = verb_at(&arguments) else { return arguments };

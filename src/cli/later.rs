@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 
-use clap::CommandFactory as _;
-
 use super::args::Cli;
 use super::names;
 use crate::error::{Class, Fault, Result};
@@ -157,7 +155,7 @@ pub fn unknown(group: &str, words: &[OsString]) -> Fault {
 }
 
 fn nearest_verb(group: &str, word: &str) -> Option<String> {
-    let tree = Cli::command();
+    let tree = Cli::tree();
     let level = if group.is_empty() { Some(&tree) } else { tree.find_subcommand(group) };
     let known: Vec<&str> = level
         .into_iter()
@@ -179,7 +177,7 @@ mod tests {
 
     #[test]
     fn no_word_is_both_there_and_told_to_be_missing() {
-        let tree = Cli::command();
+        let tree = Cli::tree();
         for (tried, _) in INSTEAD {
             let mut words = tried.split(' ');
             let found = words.try_fold(&tree, |level, word| level.find_subcommand(word));

@@ -79,8 +79,6 @@ mod wait;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
-
 use args::{Cli, Command};
 use context::Context;
 use ui::Ui;
@@ -96,7 +94,7 @@ pub fn main() -> ExitCode {
 
 /// The whole command tree, for completion and manual pages.
 pub fn command() -> clap::Command {
-    Cli::command()
+    Cli::tree()
 }
 
 /// Says that it is our fault, and where; the panic's own words are what a report needs.
@@ -112,7 +110,7 @@ fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
 }
 
 fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(args::rewrite(arguments)) {
+    let cli = match Cli::of(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for; everything else is wrong usage.
@@ -163,6 +161,9 @@ fn start(command: Command, context: &mut Context) -> Result<u8> {
         command if needs_node(command) => !context.find_daemon()?,
         _ => false,
     };
+    if matches!(command, Command::Daemon(_)) {
+        crate::heap::share_pools();
+    }
     let mut builder = if several {
         tokio::runtime::Builder::new_multi_thread()
     } else {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 
-use super::args::{Cli, rewrite};
+use super::args::Cli;
 use super::ui::tests::Caught;
 use super::{Context, dispatch};
 use crate::api::fake::{self, Fake, State};
@@ -77,7 +77,7 @@ impl Bench {
         let state = format!("--state={}", self.directory.path().display());
         let line = ["bayplan".to_owned(), state].into_iter().chain(words.iter().cloned()).map(Into::into);
         let caught = Caught::default();
-        let cli = match Cli::try_parse_from(rewrite(line)) {
+        let cli = match Cli::of(line) {
             Ok(cli) => cli,
             Err(error) => return Ran { status: 2, out: String::new(), err: error.to_string() },
         };

@@ -22,6 +22,9 @@ use super::pace::Pace;
 use super::queue::{Class, Limits, Phase, Work, WorkQueue};
 use super::reconcile::Outcome;
 
+/// After so long without anything to do, memory that is free is given back.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Runs until it is dropped.
 pub(super) async fn run(node: Arc<Node>) {
     let mut config = node.engine.config();
@@ -65,33 +68,43 @@ pub(super) async fn run(node: Arc<Node>) {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = node.wake.notified() => {}
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    return;
+        tokio::pin!(timer);
+        let mut trimmed = false;
+        loop {
+            tokio::select! {
+                () = node.wake.notified() => {}
+                () = tokio::time::sleep(QUIET), if !trimmed => {
+                    crate::heap::trim();
+                    trimmed = true;
+                    continue;
+                }
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                outcome = ends.recv() => {
+                    if let Some(outcome) = outcome {
+                        note(&node, &mut queue, &outcome);
+                    }
+                }
+                () = &mut timer => {
+                    if collect_at.is_some_and(|at| at <= Instant::now()) {
+                        // Again when something more is given up: an idle node is not walked.
+                        garbage_since = None;
+                        let (node, engine) = (Arc::clone(&node), Arc::clone(&node.engine));
+                        let grace = config.gc.grace.duration();
+                        tokio::spawn(async move {
+                            let freed = engine.collect_garbage(grace).await;
+                            if freed.items() > 0 {
+                                tracing::info!(items = freed.items(), bytes = freed.blob_bytes(), "garbage collected");
+                            }
+                            node.relieve_disk().await;
+                        });
+                    }
                 }
             }
-            outcome = ends.recv() => {
-                if let Some(outcome) = outcome {
-                    note(&node, &mut queue, &outcome);
-                }
-            }
-            () = timer => {
-                if collect_at.is_some_and(|at| at <= Instant::now()) {
-                    // Again when something more is given up: an idle node is not walked.
-                    garbage_since = None;
-                    let (node, engine) = (Arc::clone(&node), Arc::clone(&node.engine));
-                    let grace = config.gc.grace.duration();
-                    tokio::spawn(async move {
-                        let freed = engine.collect_garbage(grace).await;
-                        if freed.items() > 0 {
-                            tracing::info!(items = freed.items(), bytes = freed.blob_bytes(), "garbage collected");
-                        }
-                        node.relieve_disk().await;
-                    });
-                }
-            }
+            break;
         }
     }
 }

@@ -461,13 +461,8 @@ impl Engine {
         for warning in &prepared.warnings {
             self.event(&key, EventType::Warning, "BestEffort", warning.clone());
         }
-        let started = async {
-            let pid = client.create(&prepared.mounts, &options.stdio).await?;
-            client.start().await?;
-            Ok::<_, crate::runtime::RuntimeError>(pid)
-        };
         let pid = tokio::select! {
-            started = started => started.map_err(|error| in_container(&key, Fault::from(error)))?,
+            started = client.create_started(&prepared.mounts, &options.stdio) => started.map_err(|error| in_container(&key, Fault::from(error)))?,
             fault = self.given_up(id) => return Err(fault),
         };
         self.adopt_task(id, client).await?;

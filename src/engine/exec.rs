@@ -104,7 +104,16 @@ impl Engine {
         }
         let client = &running.client;
         let unable = |error| self.in_exec(id, &running.record, "exec", error);
-        if let Err(error) = client.exec(&exec_id, &process, stdio).await {
+        // Ours takes requests in the order in which they come: both are asked for at once.
+        let mut started = None;
+        let added = if is_own_shim(&running.record) && timeout.is_none() {
+            let (added, answer) = tokio::join!(client.exec(&exec_id, &process, stdio), client.start_exec(&exec_id));
+            started = added.is_ok().then_some(answer);
+            added
+        } else {
+            client.exec(&exec_id, &process, stdio).await
+        };
+        if let Err(error) = added {
             // One that has ended and that nobody asked about any more is in nobody's way.
             let over = error.already_exists()
                 && matches!(client.exec_state(&exec_id).await, Ok(info) if info.status == TaskStatus::Stopped);
@@ -125,7 +134,11 @@ impl Engine {
                 return Err(unable(error));
             }
         };
-        let pid = match client.start_exec(&exec_id).await {
+        let started = match started {
+            Some(started) => started,
+            None => client.start_exec(&exec_id).await,
+        };
+        let pid = match started {
             Ok(pid) => pid,
             Err(error) => {
                 let _ = client.delete_exec(&exec_id).await;

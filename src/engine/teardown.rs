@@ -54,6 +54,10 @@ impl Engine {
             let signal = self.stop_signal(record, spec);
             let has_ended = last.as_ref().is_some_and(|state| state.phase == TaskPhase::Exited);
             let ended = async {
+                if has_ended && let Supervisor::Own(client) = &supervisor {
+                    // Nothing to wait for.
+                    return tokio::try_join!(client.shim_pid(), end_shim(client)).map(drop);
+                }
                 if let Some(client) = supervisor.client() {
                     // A shim answers this from memory; one that does not is not asked for what may take minutes.
                     client.shim_pid().await?;

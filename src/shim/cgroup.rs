@@ -127,6 +127,10 @@ impl Cgroup {
 
     /// Removes an empty group with the groups below it.
     pub fn remove(dir: &Path) {
+        // Most have none.
+        if fs::remove_dir(dir).is_ok() {
+            return;
+        }
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 Self::remove(&entry.path());

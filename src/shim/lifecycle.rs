@@ -232,6 +232,11 @@ impl Task {
                 self.transition(false, cx);
                 self.announce(cx);
                 cx.answer(reply, encode(&CreateTaskResponse { pid: self.last_pid, ..Default::default() }));
+                if let Some(reply) = self.eager.take()
+                    && let Err(refusal) = self.start(reply, cx)
+                {
+                    cx.answer(reply, Err(refusal));
+                }
             }
             None if self.early.is_some() => {
                 self.start_failed("its process ended before it could be started".to_owned(), cx)
@@ -243,6 +248,10 @@ impl Task {
 
     fn create_failed(&mut self, message: String, cx: &mut Context) {
         self.stdio.drain(&mut cx.poll);
+        if let Some(reply) = self.eager.take() {
+            let refusal = precondition(format!("task {} cannot be started: it could not be created", self.id));
+            cx.answer(reply, Err(refusal));
+        }
         match self.asker.take() {
             Some(reply) => {
                 self.state.phase = TaskPhase::Failed;

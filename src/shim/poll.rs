@@ -74,15 +74,6 @@ impl Poll {
     pub fn shrink(&mut self) {
         self.chunk = Vec::new();
         self.text = Vec::new();
-        trim();
-    }
-}
-
-/// Returns freed pages to the kernel, which glibc otherwise keeps below 128 KiB: a third of what a shim may use.
-pub fn trim() {
-    #[allow(unsafe_code, reason = "glibc's malloc_trim takes a number and touches only the allocator's own free lists")]
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        nix::libc::malloc_trim(0);
+        crate::heap::trim();
     }
 }

@@ -98,6 +98,8 @@ pub struct Task {
     pub(super) next_start: Option<Instant>,
     pub(super) stop: Option<Stop>,
     pub(super) delete: Option<Deletion>,
+    /// Who asked for the start while the runtime was still creating.
+    pub(super) eager: Option<ReplyTo>,
     /// The creation failed: who is told what, once everything is cleaned.
     pub(super) abandoned: Option<(ReplyTo, Refusal)>,
     pub(super) waiters: Vec<ReplyTo>,
@@ -222,6 +224,7 @@ impl Task {
             told_dropped: None,
             held: false,
             asker: Some(reply),
+            eager: None,
             early: None,
             dirty: false,
             stubborn: false,
@@ -257,9 +260,14 @@ impl Task {
         }
     }
 
-    /// `Start`: answered when the container's program was executed.
+    /// `Start`: answered when the container's program was executed. During the creation it is a wish for after it, so that
+    /// a host can ask for both at once.
     pub fn start(&mut self, reply: ReplyTo, cx: &mut Context) -> Result<(), Refusal> {
         let ending = self.stop.is_some() || self.delete.is_some();
+        if self.is_creating() && self.asker.is_some() && self.eager.is_none() && !ending {
+            self.eager = Some(reply);
+            return Ok(());
+        }
         if self.job.is_some() || self.fifo.is_some() || self.held || self.init.is_none() || self.started || ending {
             return Err(precondition(format!("task {} cannot be started: it is {}", self.id, self.describe())));
         }

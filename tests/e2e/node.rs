@@ -397,8 +397,13 @@ pub fn lives(pid: u32) -> bool {
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
 }
 
-/// One variable of a process's environment.
+/// One variable of a process's environment. A container runs from the moment at which the runtime lets it go; what it
+/// executes is there a moment later.
 pub fn environment(pid: u32, name: &str) -> Option<String> {
+    crate::wait::eventually("its program was executed", 20, || {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        (!comm.starts_with("runc:")).then_some(())
+    });
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     bytes.split(|byte| *byte == 0).find_map(|entry| {
         let text = String::from_utf8_lossy(entry);

@@ -62,7 +62,9 @@ fn shims_of_the_release_before_are_adopted_and_their_containers_go_on() {
         (item["status"]["restarts"] == 1).then(|| u32::try_from(pid).unwrap())
     });
     assert_eq!(shim_of(again), shim);
-    assert_eq!(node.bayplan(&["logs", "kept"]).ok().stdout, "attempt\n");
+    eventually("the new attempt has said it", 20, || {
+        (node.bayplan(&["logs", "kept"]).ok().stdout == "attempt\n").then_some(())
+    });
     assert_eq!(node.bayplan(&["logs", "--previous", "kept"]).ok().stdout, "attempt\n");
 
     // What it cannot.

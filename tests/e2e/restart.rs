@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::image::Image;
 use crate::node::{TestNode, lives, pid, signal};
-use crate::wait::{eventually, patience};
+use crate::wait::eventually;
 
 fn one_container(node: &TestNode, script: &str, fields: &str) {
     let archive = node.dir().join("box.tar");
@@ -66,10 +66,19 @@ fn a_killed_process_is_back_at_once_without_a_daemon() {
     }
     took.sort();
     let median = took[took.len() / 2];
-    let limit = Duration::from_millis(100 + BACKOFF) * patience();
-    assert!(median <= limit, "back after {median:?} (median of {took:?}), not {limit:?}");
 
     node.start_daemon();
+    // What it costs on this machine at this moment: a start by hand does the same, and more.
+    let mut starts: Vec<Duration> = (0..TIMES)
+        .map(|n| {
+            let begun = Instant::now();
+            node.bayplan(&["run", "-d", crate::interactive::IMAGE, &format!("by-hand-{n}"), "sleep", "100000"]).ok();
+            begun.elapsed()
+        })
+        .collect();
+    starts.sort();
+    let limit = Duration::from_millis(BACKOFF) + starts[starts.len() / 2] * 3;
+    assert!(median <= limit, "back after {median:?} (median of {took:?}), not {limit:?}");
     let one = node.phase("default", "one", "Running");
     assert_eq!(one["status"]["pid"], pid, "adopted as it is");
     assert_eq!(one["status"]["restarts"], TIMES);
