@@ -10,8 +10,6 @@ mod upkeep;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Parser as _;
-
 use super::args::Cli;
 use super::ui::tests::Caught;
 use super::{Context, dispatch};

@@ -119,7 +119,8 @@ impl Task {
         if let (Some(limit), Some(held)) = (limit, self.cgroup.held_memory())
             && held > limit
         {
-            let message = format!("its processes hold {held} bytes of memory, and would be killed at a limit of {limit}");
+            let message =
+                format!("its processes hold {held} bytes of memory, and would be killed at a limit of {limit}");
             return Err(Refusal::new(Code::INTERNAL, format!("update of task {}: {message}; stop it first", self.id)));
         }
         self.executions += 1;
