@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::image::Image;
 use crate::node::{TestNode, environment, lives, pid, signal};
+use crate::terminal::Terminal;
 use crate::wait::eventually;
 
 const IMAGE: &str = "registry.local/box:1";
@@ -25,6 +26,24 @@ fn node() -> TestNode {
 fn stats(node: &TestNode, names: &[&str]) -> Vec<Value> {
     let run = node.bayplan(&[&["stats", "--no-stream", "--interval", "200ms", "-o", "json"], names].concat()).ok();
     run.json()["items"].as_array().unwrap().clone()
+}
+
+#[test]
+fn on_a_terminal_stats_is_one_table_that_is_drawn_anew() {
+    let node = node();
+    node.bayplan(&["run", "-d", IMAGE, "first"]).ok();
+    let mut table = Terminal::open(&node, &["stats", "-i", "100ms"]);
+    for _ in 0..3 {
+        table.expect("NAME");
+        table.expect("first");
+        // Back up to where it began.
+        table.expect("\u{1b}[");
+    }
+    node.bayplan(&["run", "-d", IMAGE, "second"]).ok();
+    table.expect("second");
+    table.send("\u{3}");
+    assert_eq!(table.ends(), 130, "{}", table.screen());
+    node.close();
 }
 
 #[test]
