@@ -111,9 +111,9 @@ pub enum ImageError {
         /// Which manifest.
         manifest: Digest,
         /// By the index.
-        said: Platform,
+        said: Box<Platform>,
         /// By the configuration.
-        is: Platform,
+        is: Box<Platform>,
     },
     /// An index names it, and it is not here.
     #[error("image {image} is here for {}, and not for {wanted}", listed(.here))]

@@ -182,7 +182,12 @@ impl Images {
                     match assemble(store, top.clone(), descriptor, config, layers, Some(platform)) {
                         Err(ImageError::Platform { offered: other, .. }) => match (said, other.first().cloned()) {
                             (Some(said), Some(is)) => {
-                                mislabelled.get_or_insert(ImageError::Mislabelled { image, manifest, said, is });
+                                mislabelled.get_or_insert(ImageError::Mislabelled {
+                                    image,
+                                    manifest,
+                                    said: Box::new(said),
+                                    is: Box::new(is),
+                                });
                             }
                             // Its index did not say so.
                             _ => offered.extend(other),

@@ -287,7 +287,12 @@ impl<'a> Search<'a> {
         match (said, offered.first()) {
             (Some(said), Some(is)) => {
                 let (image, is) = (self.name.to_owned(), is.clone());
-                self.mislabelled.get_or_insert(ImageError::Mislabelled { image, manifest, said, is });
+                self.mislabelled.get_or_insert(ImageError::Mislabelled {
+                    image,
+                    manifest,
+                    said: Box::new(said),
+                    is: Box::new(is),
+                });
             }
             _ => self.offered.extend(offered),
         }

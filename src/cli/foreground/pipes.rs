@@ -297,10 +297,12 @@ fn copy_bytes(mut from: File, fifo: &Path, end: End, tell: &mpsc::UnboundedSende
     }
     let mut pause = SAID_AGAIN;
     // Until nobody reads any more, or this command has ended.
-    while end == End::KeyForEver {
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(SELDOM);
-        to.write_all(&[END_OF_INPUT])?;
+    if end == End::KeyForEver {
+        loop {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(SELDOM);
+            to.write_all(&[END_OF_INPUT])?;
+        }
     }
     drop(to);
     let _ = tell.send(Typed::Ended);
