@@ -239,14 +239,23 @@ struct Search<'a> {
     /// The first manifest that is not for what an index says.
     mislabelled: Option<ImageError>,
     seen: HashSet<Digest>,
-    /// Descriptor, its bytes where they are here, depth, and what an index says that it is for.
-    stack: Vec<(Descriptor, Option<Vec<u8>>, usize, Option<Platform>)>,
+    stack: Vec<Due>,
+}
+
+/// A document that is to be looked at.
+struct Due {
+    descriptor: Descriptor,
+    /// Where they are here.
+    bytes: Option<Vec<u8>>,
+    depth: usize,
+    /// What an index says that it is for.
+    said: Option<Platform>,
 }
 
 impl<'a> Search<'a> {
     fn new(name: &'a str, platform: &'a Platform, target: Descriptor, bytes: Vec<u8>) -> Self {
         let seen = HashSet::from([target.digest.clone()]);
-        let stack = vec![(target, Some(bytes), 0, None)];
+        let stack = vec![Due { descriptor: target, bytes: Some(bytes), depth: 0, said: None }];
         Self { name, platform, offered: Vec::new(), mislabelled: None, seen, stack }
     }
 
@@ -257,7 +266,7 @@ impl<'a> Search<'a> {
         session: &Session,
     ) -> Result<Option<(Descriptor, Vec<u8>, Option<Platform>)>, ImageError> {
         let what = || format!("image {}", self.name);
-        while let Some((descriptor, bytes, depth, said)) = self.stack.pop() {
+        while let Some(Due { descriptor, bytes, depth, said }) = self.stack.pop() {
             let bytes = match bytes {
                 Some(bytes) => bytes,
                 None => images.manifest(session, &descriptor.digest, Some(descriptor.size)).await?.1,
@@ -275,7 +284,8 @@ impl<'a> Search<'a> {
                     return Err(ImageError::TooLarge { what: what(), limit: MAX_MANIFEST });
                 }
                 if self.seen.insert(child.descriptor.digest.clone()) {
-                    self.stack.push((child.descriptor.clone(), None, depth + 1, child.platform.clone()));
+                    let (descriptor, said) = (child.descriptor.clone(), child.platform.clone());
+                    self.stack.push(Due { descriptor, bytes: None, depth: depth + 1, said });
                 }
             }
         }
