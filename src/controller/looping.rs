@@ -3,7 +3,7 @@
 //! Idle costs nothing: it wakes for a change of the node or of what is desired, for the end of a back-off, and
 //! where something became garbage. What failed is tried again by its own back-off, behind nobody else's.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::engine::{Freshness, GivenUp};
+use crate::engine::Freshness;
 use crate::manifest::{Kind, ResourceKey};
 use crate::plan::{Action, Severity, Step, Target};
 
@@ -34,7 +34,6 @@ pub(super) async fn run(node: Arc<Node>) {
     let (ended, mut ends) = mpsc::unbounded_channel::<Outcome>();
     let asking = Arc::new(AtomicBool::new(false));
     let mut told: BTreeSet<(ResourceKey, String)> = BTreeSet::new();
-    let mut given_up: HashMap<ResourceKey, GivenUp> = HashMap::new();
     // Whatever a crash left is collected one grace period after the start.
     let mut garbage_since = Some(Instant::now());
     loop {
@@ -54,7 +53,7 @@ pub(super) async fn run(node: Arc<Node>) {
             config = now;
         }
         let began = Instant::now();
-        round(&node, &mut queue, &ended, &mut told, &mut given_up).await;
+        round(&node, &mut queue, &ended, &mut told).await;
         pace.planned(node.desired().resources.len(), began, Instant::now());
         ask_in_background(&node, &asking);
         if node.engine.take_garbage() {
@@ -127,7 +126,6 @@ async fn round(
     queue: &mut WorkQueue<ResourceKey>,
     ended: &mpsc::UnboundedSender<Outcome>,
     told: &mut BTreeSet<(ResourceKey, String)>,
-    given_up: &mut HashMap<ResourceKey, GivenUp>,
 ) {
     let _planning = node.planning.lock().await;
     let stale = node.claims_now();
@@ -156,11 +154,7 @@ async fn round(
     };
     let in_the_way: BTreeSet<&ResourceKey> =
         plan.steps.iter().filter(|step| in_the_way(step)).map(|step| &step.key).collect();
-    given_up.retain(|key, _| in_the_way.contains(key));
-    for key in in_the_way {
-        let give_up = || node.engine.give_up(&(key.namespace.clone(), key.name.clone()));
-        given_up.entry(key.clone()).or_insert_with(give_up);
-    }
+    node.give_up_starts(&in_the_way);
     for key in queue.ready(Instant::now()) {
         let Some(step) = plan.step(&key) else {
             queue.done(&key, true, Instant::now(), 0.5);

@@ -113,7 +113,7 @@ impl Node {
     }
 
     async fn load_now(
-        &self,
+        self: &Arc<Self>,
         request: LoadRequest,
         base: Option<Reference>,
         archive: Archive,
@@ -133,7 +133,7 @@ impl Node {
             let anonymous =
                 names.is_empty().then(|| LoadedImage { reference: None, digest: image.target.digest.clone() });
             for reference in names {
-                self.name_imported(&request.namespace, &reference, &image.target, request.platform.clone())?;
+                self.name_imported(&request.namespace, &reference, &image.target, request.platform.clone()).await?;
                 loaded.push(LoadedImage { reference: Some(reference), digest: image.target.digest.clone() });
             }
             loaded.extend(anonymous);
@@ -154,7 +154,7 @@ impl Node {
     }
 
     async fn import_rootfs_now(
-        &self,
+        self: &Arc<Self>,
         request: RootfsRequest,
         archive: Archive,
         progress: &ImportProgress,
@@ -172,21 +172,23 @@ impl Node {
             expose: request.expose,
         };
         let target = self.engine.import_rootfs_by_hand(incoming(archive), config, &request.reference, progress).await?;
-        self.name_imported(&request.namespace, &request.reference, &target, given)?;
+        self.name_imported(&request.namespace, &request.reference, &target, given).await?;
         self.wake.notify_one();
         Ok(LoadedImage { reference: Some(request.reference), digest: target.digest })
     }
 
-    /// Names an image that is here, and declares the name as made by hand unless a source declares it.
-    fn name_imported(
-        &self,
+    /// Names an image that is here, and declares the name as made by hand unless a source declares it. Under the claim of
+    /// the name: a plan made between the two would take away what nobody declares.
+    async fn name_imported(
+        self: &Arc<Self>,
         namespace: &str,
         reference: &Reference,
         target: &Descriptor,
         platform: Option<Platform>,
     ) -> Result<()> {
-        self.engine.name_target_by_hand(namespace, reference, target)?;
         let record: DeclaredRecord = by_hand(image_resource(namespace, reference, PullPolicy::Never, platform));
+        let _claim = self.claim_when_free(&record.key()).await;
+        self.engine.name_target_by_hand(namespace, reference, target)?;
         if self.declared(&record.key()).is_none() {
             self.engine.memory().declare(self.engine.store(), vec![record], &[])?;
         }

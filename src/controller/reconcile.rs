@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api::ApplyEvent;
-use crate::engine::{Freshness, Move};
+use crate::engine::{Freshness, GivenUp, Move};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::{Kind, Resource, ResourceKey, Spec};
 use crate::oci::Reference;
@@ -103,7 +103,15 @@ fn names(keys: &BTreeSet<ResourceKey>, namespace: &str, reference: &Reference) -
 /// Steps under way, by key; the receiver turns true at the end.
 #[derive(Default)]
 pub(super) struct Claims {
-    under_way: HashMap<ResourceKey, watch::Receiver<bool>>,
+    under_way: HashMap<ResourceKey, UnderWay>,
+}
+
+/// A step under way.
+struct UnderWay {
+    done: watch::Receiver<bool>,
+    /// It is in the way of what is wanted now. Gone with the claim: whoever has the key next, and be it a new container of
+    /// the same name, is not meant.
+    given_up: Option<GivenUp>,
 }
 
 /// Held while a step is under way.
@@ -115,7 +123,7 @@ pub(super) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.node.claims().under_way.remove(&self.key);
+        drop(self.node.claims().under_way.remove(&self.key));
         let _ = self.done.send(true);
         // Whoever looked while it was claimed looks again.
         self.node.engine.touch();
@@ -144,7 +152,7 @@ impl Node {
             return None;
         }
         let (done, receiver) = watch::channel(false);
-        claims.under_way.insert(key.clone(), receiver);
+        claims.under_way.insert(key.clone(), UnderWay { done: receiver, given_up: None });
         Some(Claim { node: Arc::clone(self), key: key.clone(), done })
     }
 
@@ -174,6 +182,18 @@ impl Node {
         self.claim_when_free(key).await
     }
 
+    /// Gives up the starts that are in the way of a plan, and no others any more. Only under the planning lock under which
+    /// that plan was made.
+    pub(super) fn give_up_starts(&self, in_the_way: &BTreeSet<&ResourceKey>) {
+        for (key, one) in &mut self.claims().under_way {
+            if !in_the_way.contains(key) {
+                one.given_up = None;
+            } else if one.given_up.is_none() {
+                one.given_up = Some(self.engine.give_up(&(key.namespace.clone(), key.name.clone())));
+            }
+        }
+    }
+
     /// Whether a step of this key is under way.
     pub(super) fn is_claimed(&self, key: &ResourceKey) -> bool {
         self.claims().under_way.contains_key(key)
@@ -182,11 +202,11 @@ impl Node {
     /// Every claim there is. A plan made after this may still hold the steps of these, carried out or not:
     /// such a step is stale, and is not taken from that plan.
     pub(super) fn claims_now(&self) -> HashMap<ResourceKey, watch::Receiver<bool>> {
-        self.claims().under_way.clone()
+        self.claims().under_way.iter().map(|(key, one)| (key.clone(), one.done.clone())).collect()
     }
 
     fn claimed(&self, key: &ResourceKey) -> Option<watch::Receiver<bool>> {
-        self.claims().under_way.get(key).cloned()
+        self.claims().under_way.get(key).map(|one| one.done.clone())
     }
 
     /// Carries out a claimed step, and remembers how it went. With `planned_for`, a step that had to wait for a

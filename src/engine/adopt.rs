@@ -113,7 +113,7 @@ impl Engine {
             let done = if record.stopped_by_hand && supervised {
                 self.stop_by_hand(&id, None).await
             } else if record.auto_remove && !record.stopped_by_hand && self.task(&id).is_none() {
-                self.forget_container(&id, &record, None).await
+                self.forget_container(&id, &record).await
             } else {
                 Ok(())
             };
@@ -126,10 +126,7 @@ impl Engine {
     /// What the crash of a start may have kept from the record.
     fn adopted(&self, id: &ContainerKey, state: &TaskState) {
         if state.phase != TaskPhase::Created
-            && let Err(fault) = self.change(id, |record| {
-                record.started = true;
-                record.last = None;
-            })
+            && let Err(fault) = self.change(id, ContainerRecord::begun)
         {
             tracing::error!(%fault, "an adopted task could not be recorded");
         }
@@ -143,7 +140,7 @@ impl Engine {
         if let (Some(record), Some(last)) = (&record, &last) {
             let result = self.change(id, |own| {
                 own.started = record.started || was_started;
-                own.last = Some(last.clone());
+                own.ended(last.clone());
             });
             if let Err(fault) = result {
                 tracing::error!(%fault, "a lost task could not be recorded");
@@ -157,8 +154,9 @@ impl Engine {
         };
         let cleared = match (cleared, record, last) {
             // The one that was to remove itself at its end does so at this one.
-            (Ok(()), Some(record), Some(last)) if record.auto_remove && last.phase == TaskPhase::Exited => {
-                self.forget_container(id, &record, last.exit).await
+            (Ok(()), Some(mut record), Some(last)) if record.auto_remove && last.phase == TaskPhase::Exited => {
+                record.ended(last);
+                self.forget_container(id, &record).await
             }
             (cleared, ..) => cleared,
         };
@@ -211,24 +209,23 @@ impl Engine {
     }
 }
 
-/// What is known of a task whose shim died. A final state is the end. Another one is a task that was lost: its restarts
-/// outlive that, and without any it is the end, by the SIGKILL that the clean-up sends to what is left.
-fn last_words(record: &ContainerRecord, state: TaskState) -> TaskState {
+/// What is known of a task whose shim died. A final state is the end. An attempt that ran ends by the SIGKILL that the
+/// clean-up sends to what is left; its restarts outlive that, and without any it is the end.
+fn last_words(record: &ContainerRecord, mut state: TaskState) -> TaskState {
     let is_final = match state.phase {
         TaskPhase::Exited | TaskPhase::Stopped => true,
         TaskPhase::Failed => state.next_start.is_none(),
         TaskPhase::Created | TaskPhase::Running | TaskPhase::BackOff => false,
     };
     let never = record.resource.container().is_some_and(|spec| spec.restart == RestartPolicy::Never);
-    match state.phase {
-        _ if is_final => state,
-        TaskPhase::Running if never => TaskState {
-            phase: TaskPhase::Exited,
-            pid: None,
-            exit: Some(Exit { code: 137, signal: Some(9), oom_killed: false, at: jiff::Timestamp::now() }),
-            reason: Some("its shim died, and its processes were ended".to_owned()),
-            ..state
-        },
-        _ => TaskState { phase: TaskPhase::BackOff, pid: None, ..state },
+    if is_final {
+        return state;
     }
+    let ran = state.phase == TaskPhase::Running;
+    if ran {
+        state.ended(Exit { code: 137, signal: Some(9), oom_killed: false, at: jiff::Timestamp::now() });
+        state.reason = Some("its shim died, and its processes were ended".to_owned());
+    }
+    let phase = if ran && never { TaskPhase::Exited } else { TaskPhase::BackOff };
+    TaskState { phase, pid: None, ..state }
 }

@@ -18,7 +18,7 @@ use crate::plan::Source;
 use crate::runtime::{
     Bundle, CgroupDriver, CgroupPath, ForeignShim, ForeignTask, Launch, RootMount, RuncOptions, ShimClient, Stdio, spec,
 };
-use crate::shim::protocol::{Exit, Policy, Restart, Supervision, TaskPhase, TaskState};
+use crate::shim::protocol::{AttemptExit, Policy, Restart, Supervision, TaskPhase, TaskState};
 use crate::store::{ContainerRecord, EventType};
 
 use super::image::new_uid;
@@ -38,6 +38,21 @@ pub struct StartOptions {
 
 /// What no process survives.
 const SIGKILL: i32 = 9;
+
+/// Containers that are gone and whose exits are kept.
+const KEPT_DEPARTED: usize = 256;
+
+/// A container that is gone, for who asks for its exit a moment later.
+#[derive(Debug, Clone)]
+pub struct Departed {
+    id: ContainerKey,
+    /// Its unique id.
+    pub uid: String,
+    /// It removed itself.
+    by_itself: bool,
+    /// How its attempts ended, the oldest first; at least one.
+    pub exits: Vec<AttemptExit>,
+}
 
 /// A task that was started.
 #[derive(Debug, Clone, Copy)]
@@ -77,8 +92,9 @@ impl Engine {
         // How it was made by hand is not part of what it is.
         let wish = self.take_wish(&id);
         if let Some(before) = &before {
-            self.take_down(&id, before).await?;
+            let state = self.take_down(&id, before).await?;
             self.remove_data(&id, before).await?;
+            self.has_departed(&id, before, state.as_ref());
         }
         let record = ContainerRecord {
             namespace: id.0.clone(),
@@ -93,6 +109,7 @@ impl Engine {
             started: false,
             auto_remove: wish.making.auto_remove,
             last: None,
+            exits: Vec::new(),
         };
         self.put(record)?;
         if wish.making.held {
@@ -203,7 +220,7 @@ impl Engine {
         };
         self.check_runtime(container_spec(&record.resource)?, key)?;
         // What is left of the task before goes first.
-        self.take_down(&id, &record).await?;
+        self.end_task(&id, &record, None, |state| self.change(&id, |record| record.keep_exits(state))).await?;
         let image = self.ready_image(&container_spec(&record.resource)?.image, &record.image).await?;
         let mut options = self.take_wish(&id).options;
         let was_final = record.last.as_ref().is_some_and(|state| !is_supervised(state));
@@ -220,8 +237,9 @@ impl Engine {
         let Some(record) = record else {
             return Ok(());
         };
-        self.take_down(id, &record).await?;
+        let state = self.take_down(id, &record).await?;
         self.remove_data(id, &record).await?;
+        self.has_departed(id, &record, state.as_ref());
         // Until now it was in use.
         self.images.store().touch(&record.image);
         self.store.remove_container(&id.0, &id.1)?;
@@ -244,30 +262,43 @@ impl Engine {
         };
         // The wish is durable before the signal: a crash between leaves a task that is stopped at the next start.
         self.change(id, |record| record.stopped_by_hand = true)?;
-        let state = self.end_task(id, &record, grace).await?;
-        if let Some(state) = state {
-            self.change(id, |record| record.last = Some(state))?;
-        }
+        self.end_task(id, &record, grace, |state| self.change(id, |record| record.ended(state.clone()))).await?;
         self.event(&key, EventType::Normal, "Stopped", "by hand");
         if record.auto_remove {
-            let exit = self.memory.read().containers.get(id).and_then(|record| record.last.as_ref()?.exit.clone());
-            self.forget_container(id, &record, exit).await?;
+            let record = self.memory.read().containers.get(id).cloned().unwrap_or(record);
+            self.forget_container(id, &record).await?;
         }
         self.touch();
         Ok(())
     }
 
-    /// The exit of a container that removed itself not long ago; without a unique id, of the last one of
-    /// that name.
-    pub fn departed(&self, id: &ContainerKey, uid: Option<&str>) -> Option<Exit> {
+    /// How attempts of a container that is gone ended, if it went not long ago; without a unique id, of the last one of
+    /// that name that removed itself.
+    pub fn departed(&self, id: &ContainerKey, uid: Option<&str>) -> Option<Departed> {
         let departed = lock_of(&self.departed);
-        let found = departed.iter().rev().find(|(own, its, _)| own == id && uid.is_none_or(|uid| uid == its));
-        found.map(|(_, _, exit)| exit.clone())
+        let is_meant = |one: &&Departed| match uid {
+            Some(uid) => one.uid == uid,
+            None => one.by_itself,
+        };
+        departed.iter().rev().filter(|one| one.id == *id).find(is_meant).cloned()
     }
 
-    /// Its unique id.
-    pub fn departed_uid(&self, id: &ContainerKey) -> Option<String> {
-        lock_of(&self.departed).iter().rev().find(|(own, _, _)| own == id).map(|(_, uid, _)| uid.clone())
+    /// A container is about to be forgotten; `state` is the last one of its task, where the record has not been told.
+    fn has_departed(&self, id: &ContainerKey, record: &ContainerRecord, state: Option<&TaskState>) {
+        let mut record = record.clone();
+        for state in record.last.take().iter().chain(state) {
+            record.keep_exits(state);
+        }
+        if record.exits.is_empty() {
+            return;
+        }
+        let ContainerRecord { uid, exits, auto_remove: by_itself, .. } = record;
+        let mut departed = lock_of(&self.departed);
+        departed.retain(|one| one.uid != uid);
+        departed.push_back(Departed { id: id.clone(), uid, by_itself, exits });
+        if departed.len() > KEPT_DEPARTED {
+            departed.pop_front();
+        }
     }
 
     /// Says how the container that the next step makes or starts is to be, beside what its resource says.
@@ -319,14 +350,17 @@ impl Engine {
         let result = async {
             if record.auto_remove {
                 // Its end is remembered by who waits for it; a crash here is made good at the next start.
+                let mut record = record;
+                record.ended(state);
+                self.has_departed(id, &record, None);
                 self.take_down(id, &record).await?;
-                return self.forget_container(id, &record, state.exit).await;
+                return self.forget_container(id, &record).await;
             }
             self.change(id, |record| {
                 record.started = true;
-                record.last = Some(state);
+                record.ended(state);
             })?;
-            self.take_down(id, &record).await
+            self.take_down(id, &record).await.map(drop)
         }
         .await;
         if let Err(fault) = result {
@@ -336,19 +370,8 @@ impl Engine {
     }
 
     /// Forgets a container that removes itself, and that it was declared.
-    pub(super) async fn forget_container(
-        self: &Arc<Self>,
-        id: &ContainerKey,
-        record: &ContainerRecord,
-        exit: Option<Exit>,
-    ) -> Result<()> {
-        if let Some(exit) = exit {
-            let mut departed = lock_of(&self.departed);
-            departed.push_back((id.clone(), record.uid.clone(), exit));
-            if departed.len() > 256 {
-                departed.pop_front();
-            }
-        }
+    pub(super) async fn forget_container(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
+        self.has_departed(id, record, None);
         self.remove_data(id, record).await?;
         self.memory.forget_container(&self.store, id)?;
         self.leave_garbage();
@@ -393,7 +416,7 @@ impl Engine {
         if result.is_err() {
             // Nothing half-made stays; the row does, and with it the wish.
             let grace = self.is_given_up(id).then_some(Duration::ZERO);
-            if let Err(fault) = self.end_task(id, &record, grace).await {
+            if let Err(fault) = self.end_task(id, &record, grace, |_| Ok(())).await {
                 tracing::warn!(container = %container_key(id), %fault, "a failed start left something behind");
             }
         }
@@ -419,8 +442,9 @@ impl Engine {
             return Err(self.given_up(id).await);
         }
         if self.bundle(id)?.exists() {
-            self.take_down(id, record).await?;
+            self.end_task(id, record, None, |state| self.change(id, |record| record.keep_exits(state))).await?;
         }
+        let record = &self.memory.read().containers.get(id).cloned().ok_or_else(|| not_found(id))?;
         let bundle = Bundle::create(&self.config().state, &id.0, &id.1).map_err(Fault::from)?;
         let mut supervision = self.supervision(id, spec, record, options.lost)?;
         // The input of a command in the foreground ends when that says so.
@@ -514,10 +538,7 @@ impl Engine {
     /// A task was started: its record says so.
     fn has_started(&self, id: &ContainerKey, first_attempt: u32, pid: u32) -> Result<Launched> {
         // A crash before this commit is repaired by adoption, which finds the shim.
-        self.change(id, |record| {
-            record.started = true;
-            record.last = None;
-        })?;
+        self.change(id, ContainerRecord::begun)?;
         let message = format!("attempt {first_attempt}, process {pid}");
         self.event(&container_key(id), EventType::Normal, "Started", message);
         Ok(Launched { attempt: first_attempt, pid })
@@ -605,7 +626,8 @@ impl Engine {
         let log_dir = self.log_dir(id);
         let before = crate::runtime::read_state(self.bundle(id)?.path()).or_else(|| record.last.clone());
         let logged = newest_attempt(&log_dir);
-        let attempt = before.as_ref().map_or(0, |state| state.attempt).max(logged);
+        let ended = record.exits.last().map_or(0, |exit| exit.attempt);
+        let attempt = before.as_ref().map_or(0, |state| state.attempt).max(logged).max(ended);
         let restarts = before.as_ref().map_or(attempt.saturating_sub(1), |state| state.restarts) + u32::from(lost);
         Ok(Supervision {
             version: 1,

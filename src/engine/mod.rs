@@ -41,7 +41,6 @@ use crate::manifest::{Kind, ResourceKey};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Action, Source, Step, Target};
 use crate::runtime::{Bundle, HostFacts};
-use crate::shim::protocol::Exit;
 use crate::snapshot::Snapshots;
 use crate::store::{EventType, Store};
 
@@ -49,7 +48,7 @@ pub use crate::runtime::Stdio as TaskStdio;
 pub use crate::runtime::spec::ExecSpec;
 pub use check::{Examination, Examined, Flaw, Found};
 pub use collect::{ContentLease, Freed, Garbage};
-pub use container::{Launched, Making, StartOptions, container_key};
+pub use container::{Departed, Launched, Making, StartOptions, container_key};
 pub use events::EventLog;
 pub use exec::{ExecStarted, ExecWhose};
 pub use memory::{ContainerKey, Memory, Records};
@@ -77,8 +76,7 @@ pub struct Engine {
     unwanted: unwanted::Unwanted,
     // Further processes that are waited for.
     execs: Arc<exec::Execs>,
-    // Containers that removed themselves, for who asks for their exit a moment later; the last 256.
-    departed: Mutex<VecDeque<(ContainerKey, String, Exit)>>,
+    departed: Mutex<VecDeque<container::Departed>>,
     answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,

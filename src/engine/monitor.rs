@@ -18,17 +18,22 @@ use super::{Engine, lock_of};
 pub struct Task {
     /// What the shim said last.
     pub state: TaskState,
+    /// Which container's it is: names are given again.
+    pub(super) uid: String,
     /// Who answers the Task API just now.
     pub(super) client: Option<ShimClient>,
     pub(super) supervisor: Supervisor,
-    follower: tokio::task::JoinHandle<()>,
+    // `None` while its follower itself looks for the shim.
+    follower: Option<tokio::task::JoinHandle<()>>,
     serial: u64,
 }
 
 impl Task {
     /// Ends the following, without disturbing the task.
     pub(super) fn forget(self) {
-        self.follower.abort();
+        if let Some(follower) = self.follower {
+            follower.abort();
+        }
     }
 }
 
@@ -36,6 +41,11 @@ impl Engine {
     /// The last known state of a task.
     pub fn task(&self, id: &ContainerKey) -> Option<TaskState> {
         lock_of(&self.tasks).get(id).map(|task| task.state.clone())
+    }
+
+    /// The same, with the unique id of the container whose it is.
+    pub fn task_of(&self, id: &ContainerKey) -> Option<(String, TaskState)> {
+        lock_of(&self.tasks).get(id).map(|task| (task.uid.clone(), task.state.clone()))
     }
 
     /// Asks who looks after the task for its state and follows it from there on.
@@ -58,6 +68,7 @@ impl Engine {
             .map_err(Fault::from)?;
         static SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let uid = self.memory.read().containers.get(id).map(|record| record.uid.clone()).unwrap_or_default();
         let mut tasks = lock_of(&self.tasks);
         // A weak handle: a follower must not keep the node's lock when everybody else has let go.
         let engine = Arc::downgrade(self);
@@ -82,7 +93,7 @@ impl Engine {
         });
         let ended = !is_supervised(&state) && state.phase != TaskPhase::Created;
         let client = supervisor.client();
-        let task = Task { state: state.clone(), client, supervisor, follower, serial };
+        let task = Task { state: state.clone(), uid, client, supervisor, follower: Some(follower), serial };
         if let Some(old) = tasks.insert(id.clone(), task) {
             old.forget();
         }
@@ -168,7 +179,9 @@ impl Engine {
             && let Some(supervisor) = self.again(bundle).await
         {
             // Not ended as others are, for its follower is who comes here.
-            drop(lock_of(&self.tasks).remove(id));
+            if let Some(task) = lock_of(&self.tasks).get_mut(id) {
+                task.follower = None;
+            }
             if self.adopt_task(id, supervisor).await.is_ok() {
                 return;
             }

@@ -25,20 +25,27 @@ const SIGKILL: i32 = 9;
 
 impl Engine {
     /// Ends the task if there is one, and clears away shim, bundle and network namespace. Idempotent.
-    /// The container's record and its files stay.
-    pub(super) async fn take_down(self: &Arc<Self>, id: &ContainerKey, record: &ContainerRecord) -> Result<()> {
-        if let Some(state) = self.end_task(id, record, None).await? {
+    /// The container's record and its files stay; its last state is for whoever keeps it.
+    pub(super) async fn take_down(
+        self: &Arc<Self>,
+        id: &ContainerKey,
+        record: &ContainerRecord,
+    ) -> Result<Option<TaskState>> {
+        let state = self.end_task(id, record, None, |_| Ok(())).await?;
+        if let Some(state) = &state {
             tracing::debug!(container = %container_key(id), phase = ?state.phase, "task is down");
         }
-        Ok(())
+        Ok(state)
     }
 
-    /// Ends the task and gives its last state.
+    /// Ends the task and gives its last state. `keep` is handed that state while its bundle, which tells it too, is still
+    /// there: a crash takes no exit away.
     pub(super) async fn end_task(
         self: &Arc<Self>,
         id: &ContainerKey,
         record: &ContainerRecord,
         grace: Option<Duration>,
+        keep: impl FnOnce(&TaskState) -> Result<()>,
     ) -> Result<Option<TaskState>> {
         let bundle = self.bundle(id)?;
         let path = bundle.path();
@@ -91,6 +98,16 @@ impl Engine {
             {
                 last = last.map(killed_with_its_shim);
             }
+        }
+        // A shim that died meanwhile may have written what it told nobody; what it left running is ended now.
+        let written = crate::runtime::read_state(path);
+        let newer = |written: &TaskState| last.as_ref().is_some_and(|last| last.seq < written.seq);
+        let last = written.filter(newer).or(last).map(|state| match state.phase {
+            TaskPhase::Running => killed_with_its_shim(state),
+            _ => state,
+        });
+        if let Some(last) = &last {
+            keep(last)?;
         }
         if let Some(task) = lock_of(&self.tasks).remove(id) {
             task.forget();
@@ -212,15 +229,16 @@ async fn end_shim(client: &ShimClient) -> std::result::Result<(), RuntimeError> 
     client.shutdown().await
 }
 
-/// The last state of a task whose shim was killed: what is left of it is killed next.
-fn killed_with_its_shim(state: TaskState) -> TaskState {
+/// The last state of a task whose shim died or was killed: what is left of it is killed next.
+fn killed_with_its_shim(mut state: TaskState) -> TaskState {
     if matches!(state.phase, TaskPhase::Exited | TaskPhase::Stopped) {
         return state;
     }
-    let killed = Exit { code: 137, signal: Some(SIGKILL), oom_killed: false, at: jiff::Timestamp::now() };
-    let exit = if state.pid.is_some() { Some(killed) } else { state.exit };
+    if state.pid.is_some() {
+        state.ended(Exit { code: 137, signal: Some(SIGKILL), oom_killed: false, at: jiff::Timestamp::now() });
+    }
     let reason = Some("its shim did not answer and was killed".to_owned());
-    TaskState { phase: TaskPhase::Stopped, pid: None, exit, next_start: None, reason, ..state }
+    TaskState { phase: TaskPhase::Stopped, pid: None, next_start: None, reason, ..state }
 }
 
 /// The shim of a bundle, if one lives and answers.

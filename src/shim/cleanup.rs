@@ -203,7 +203,7 @@ fn settle(bundle: &Path) -> (u32, Exit) {
     }
     state.seq += 1;
     state.phase = if state.stop_requested { TaskPhase::Stopped } else { TaskPhase::Exited };
-    state.exit = Some(killed.clone());
+    state.ended(killed.clone());
     state.next_start = None;
     state.reason = Some("its shim died, and its processes were ended".to_owned());
     // The answer counts; the record is for people.

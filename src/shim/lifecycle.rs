@@ -360,7 +360,7 @@ impl Task {
         self.execs.iter_mut().for_each(|exec| exec.hurry(cx));
         self.forget_freezing(cx);
         self.state.paused = false;
-        self.state.exit = Some(Exit { code, signal, oom_killed, at });
+        self.state.ended(Exit { code, signal, oom_killed, at });
         self.state.pid = None;
         let verdict = if ran { self.judge(code, cx) } else { Err(Why::Policy) };
         let how = match (oom_killed, signal) {

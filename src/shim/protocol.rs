@@ -131,6 +131,29 @@ pub struct Exit {
     pub at: jiff::Timestamp,
 }
 
+/// Exits of attempts that are kept: the last so many.
+pub const KEPT_EXITS: usize = 16;
+
+/// How one attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptExit {
+    /// Its number.
+    pub attempt: u32,
+    /// Its end.
+    #[serde(flatten)]
+    pub exit: Exit,
+}
+
+/// Adds an exit to those that are kept, in the order of attempts; a later word on the same attempt is the one that counts.
+pub fn keep_exit(exits: &mut Vec<AttemptExit>, new: AttemptExit) {
+    exits.retain(|kept| kept.attempt != new.attempt);
+    let at = exits.partition_point(|kept| kept.attempt < new.attempt);
+    exits.insert(at, new);
+    let excess = exits.len().saturating_sub(KEPT_EXITS);
+    exits.drain(..excess);
+}
+
 /// All that is known of a task; each write has a higher `seq`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,6 +174,10 @@ pub struct TaskState {
     pub started: Option<jiff::Timestamp>,
     /// How the last attempt ended.
     pub exit: Option<Exit>,
+    /// How this one and the attempts before it ended, the oldest first, as many as [`KEPT_EXITS`]: whoever waits for one
+    /// is told by its number, however far the task has gone on since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exits: Vec<AttemptExit>,
     /// When the next attempt starts, in `BackOff`.
     pub next_start: Option<jiff::Timestamp>,
     /// Why it is where it is, for people.
@@ -168,6 +195,28 @@ pub struct TaskState {
     /// Processes of this attempt that the kernel killed at the container's memory limit, so far.
     #[serde(default)]
     pub oom_kills: u64,
+}
+
+impl TaskState {
+    /// The current attempt has ended so.
+    pub fn ended(&mut self, exit: Exit) {
+        keep_exit(&mut self.exits, AttemptExit { attempt: self.attempt, exit: exit.clone() });
+        self.exit = Some(exit);
+    }
+
+    /// How its attempts ended, as far as that is kept. A shim of an older release tells the last exit only.
+    pub fn known_exits(&self) -> Vec<AttemptExit> {
+        let of_old = || {
+            let attempt = match self.phase {
+                TaskPhase::BackOff | TaskPhase::Exited | TaskPhase::Stopped => self.attempt,
+                // Of the attempt before.
+                TaskPhase::Created | TaskPhase::Running => self.attempt.checked_sub(1).filter(|before| *before > 0)?,
+                TaskPhase::Failed => return None,
+            };
+            Some(AttemptExit { attempt, exit: self.exit.clone()? })
+        };
+        if self.exits.is_empty() { of_old().into_iter().collect() } else { self.exits.clone() }
+    }
 }
 
 /// Asks for the first state after this one.

@@ -201,6 +201,7 @@ impl Task {
                 restarts: supervision.as_ref().map_or(0, |s| s.restarts),
                 started: None,
                 exit: None,
+                exits: Vec::new(),
                 next_start: None,
                 reason: None,
                 stop_requested: false,

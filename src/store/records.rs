@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{Place, Resource, ResourceKey};
 use crate::oci::{Digest, Reference};
 use crate::plan::{ReferenceRole, Source};
-use crate::shim::protocol::TaskState;
+use crate::shim::protocol::{AttemptExit, TaskState, keep_exit};
 
 /// A resource declared by `apply` or by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,34 @@ pub struct ContainerRecord {
     /// The last state of its last collected task.
     #[serde(default)]
     pub last: Option<TaskState>,
+    /// How attempts of the tasks before the current one ended, the oldest first, as many as [`KEPT_EXITS`].
+    ///
+    /// [`KEPT_EXITS`]: crate::shim::protocol::KEPT_EXITS
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exits: Vec<AttemptExit>,
+}
+
+impl ContainerRecord {
+    /// Keeps the exits that a state of its task tells.
+    pub fn keep_exits(&mut self, state: &TaskState) {
+        for exit in state.known_exits() {
+            keep_exit(&mut self.exits, exit);
+        }
+    }
+
+    /// Its task has ended, or is lost.
+    pub fn ended(&mut self, state: TaskState) {
+        self.keep_exits(&state);
+        self.last = Some(state);
+    }
+
+    /// It has a task from now on.
+    pub fn begun(&mut self) {
+        self.started = true;
+        if let Some(last) = self.last.take() {
+            self.keep_exits(&last);
+        }
+    }
 }
 
 /// A reference in a namespace.

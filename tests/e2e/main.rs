@@ -39,6 +39,7 @@ mod interactive;
 mod kill_daemon;
 mod logs;
 mod main_job;
+mod names;
 mod no_daemon;
 mod old_shim;
 mod orphans;

@@ -296,8 +296,8 @@ fn copy_bytes(mut from: File, fifo: &Path, end: End, tell: &mpsc::UnboundedSende
         to.write_all(ends)?;
     }
     let mut pause = SAID_AGAIN;
-    // Until nobody reads any more, or this command has ended.
     if end == End::KeyForEver {
+        // Until nobody reads any more, or this command has ended.
         loop {
             std::thread::sleep(pause);
             pause = (pause * 2).min(SELDOM);

@@ -36,13 +36,15 @@ impl Node {
     fn created(&self, id: &ContainerKey) -> Result<Created> {
         let record = self.engine.memory().read().containers.get(id).cloned();
         let task = self.engine.task(id);
-        let departed = self.engine.departed_uid(id);
-        let Some(uid) = record.as_ref().map(|record| record.uid.clone()).or(departed) else {
-            return Err(self.no_container(id));
+        let Some(record) = record else {
+            // It has ended and removed itself by now.
+            let departed = self.engine.departed(id, None).ok_or_else(|| self.no_container(id))?;
+            let attempt = departed.exits.last().map_or(0, |exit| exit.attempt);
+            return Ok(Created { uid: departed.uid, attempt, pid: None });
         };
-        let state = task.or_else(|| record.and_then(|record| record.last));
+        let state = task.or(record.last);
         Ok(Created {
-            uid,
+            uid: record.uid,
             attempt: state.as_ref().map_or(0, |state| state.attempt),
             pid: state.and_then(|state| state.pid),
         })

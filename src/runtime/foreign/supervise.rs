@@ -215,7 +215,7 @@ impl Supervisor {
         self.state.oom_kills = self.shim.oom_kills();
         let oom_killed = code == 137 && self.state.oom_kills > 0;
         let signal = oom_killed.then_some(SIGKILL);
-        self.state.exit = Some(Exit { code, signal, oom_killed, at: exit.at.unwrap_or_else(Timestamp::now) });
+        self.state.ended(Exit { code, signal, oom_killed, at: exit.at.unwrap_or_else(Timestamp::now) });
         self.state.pid = None;
         self.state.paused = false;
         let how = if oom_killed {

@@ -52,6 +52,7 @@ impl ForeignTask {
             restarts: supervision.restarts,
             started: None,
             exit: None,
+            exits: Vec::new(),
             next_start: None,
             reason: None,
             stop_requested: false,
