@@ -60,8 +60,8 @@ deny: ## Licences, banned crates, sources; advisories where their database can b
 test-vm: ## The core tests in a booted Debian 12: cgroup v2, cgroup v1, systemd with a reboot
 	@tests/prerequisites.sh build vm
 	@$(RELEASE)
-	@e2e=$$($(CARGO) test --locked --no-run --test e2e 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
-	$(SUDO) tests/vm/all "$$e2e" $(VM)
+	@built=$$($(CARGO) test --locked --no-run --test e2e --test shim 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable .*(\(.*\)).*/\1/p'); \
+	$(SUDO) tests/vm/all "$$(grep /e2e- <<<"$$built")" "$$(grep /shim- <<<"$$built")" $(VM)
 
 fuzz: export FUZZ_SECONDS ?= 60
 fuzz: export FUZZ_SEED ?=

@@ -224,6 +224,12 @@ fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         archive_file(&mut arguments, moves);
         return arguments;
     }
+    if moves > verb
+        && arguments.get(moves).and_then(|word| word.to_str()).is_some_and(|word| later::is_told("image", word))
+    {
+        arguments.insert(moves, later::INSTEAD_OF.into());
+        return arguments;
+    }
     let replace: &[(&str, &[&str])] = if arguments[verb] == "start" {
         &[("-a", &["--attach"]), ("-ai", &["--attach", "--interactive"]), ("-ia", &["--attach", "--interactive"])]
     } else if task(&arguments[verb]) && arguments.get(verb + 1).is_some_and(|word| word == "kill") {

@@ -12,6 +12,9 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "bayplan create [OPTIONS] IMAGE ID [COMMAND]...")]
 pub struct Args {
+    /// Keep its standard input open for whoever attaches
+    #[arg(short, long)]
+    interactive: bool,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -23,7 +26,8 @@ pub struct Args {
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
-    let subject = flags::subject(args.flags, args.words)?;
+    let mut subject = flags::subject(args.flags, args.words)?;
+    subject.spec.stdin = args.interactive;
     let node = context.node().await?;
     let request = CreateRequest {
         namespace: context.namespace(),

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt as _;
 use super::args::Output;
 use super::context::Context;
 use super::{names, render};
-use crate::api::{EventFilter, EventRecord, Service as _};
+use crate::api::{Client, EventFilter, EventRecord, Item, ItemMetadata, ProcessInfo, Service as _, Status, TopRequest};
 use crate::error::{Class, Fault, Result};
 use crate::manifest::Kind;
 
@@ -39,7 +39,8 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
                     tail: Some(EVENTS),
                 };
                 let events: Vec<EventRecord> = node.events(filter).await?.try_collect().await?;
-                render::describe::item(&item, &events, context.now)?
+                let execs = execs(&node, &item).await;
+                render::describe::item(&item, &execs, &events, context.now)?
             }
         };
         if index > 0 && matches!(context.output(), Output::Table | Output::Wide) {
@@ -48,6 +49,18 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         context.ui.bytes(text.as_bytes());
     }
     Ok(0)
+}
+
+/// The further processes of a container that runs. Another answer than the list is none: what else is known is shown.
+async fn execs(node: &Client, item: &Item) -> Vec<ProcessInfo> {
+    let ItemMetadata { namespace, name, .. } = &item.metadata;
+    if !matches!(&item.status, Status::Container(status) if status.pid.is_some()) {
+        return Vec::new();
+    }
+    let mut processes =
+        node.top(TopRequest { namespace: namespace.clone(), name: name.clone() }).await.unwrap_or_default();
+    processes.retain(|process| process.exec_id.is_some());
+    processes
 }
 
 fn objects(words: &[String]) -> Result<Vec<(Kind, String)>> {

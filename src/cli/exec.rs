@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::foreground::{self, Begin, KeysFlag, Session};
-use super::{flags, names};
+use super::{attach, flags, names};
 use crate::api::{ExecRequest, Service as _};
 use crate::error::{Class, Fault, Result};
 
@@ -55,7 +55,7 @@ pub struct Args {
     /// Its id in the container, unique there [default: made up]
     #[arg(long, value_name = "ID")]
     exec_id: Option<String>,
-    /// Kill it after this time
+    /// Kill it, with its process group, after this time
     #[arg(long, value_name = "DURATION", value_parser = names::duration)]
     timeout: Option<u64>,
     /// Write its process id to this file
@@ -118,8 +118,14 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
 async fn detached(mut request: ExecRequest, tty: bool, pid_file: Option<PathBuf>, context: &mut Context) -> Result<u8> {
     let node = context.node().await?;
     if request.timeout_ms.is_some() && !node.is_remote() {
-        return Err(Fault::new(Class::Usage, "with no daemon nobody is there to end a detached process")
-            .help("leave -d out, start the daemon, or use the container's own timeout(1)"));
+        // Our own shim keeps the time.
+        let item = attach::container(&request.name, context).await?;
+        let runtime = item.spec.get("runtime").and_then(serde_json::Value::as_str).unwrap_or("runc");
+        if runtime.contains(['.', '/']) && runtime != "io.containerd.bayplan.v1" {
+            let message = "with no daemon nobody is there to end a detached process of another runtime's shim";
+            return Err(Fault::new(Class::Usage, message)
+                .help("leave -d out, start the daemon, or use the container's own timeout(1)"));
+        }
     }
     if tty {
         request.stdio = Some(crate::api::Stdio { terminal: true, ..Default::default() });

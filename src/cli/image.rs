@@ -37,14 +37,23 @@ enum Verb {
     #[command(visible_alias = "umount")]
     Unmount(image_mount::UnmountArgs),
     Label(label::Args),
-    #[command(external_subcommand)]
-    Unknown(Vec<OsString>),
+    /// What other engines have here: [`super::args::rewrite`] puts it before such a word.
+    #[command(name = later::INSTEAD_OF, hide = true)]
+    Instead {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
 }
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
+    if args.verb.is_some()
+        && let Some(word) = args.list.names.first()
+    {
+        return later::run("image", &[word.into()]);
+    }
     match args.verb {
-        None => images::run(args.list, context).await,
+        None => images::run_or_slip(args.list, context).await,
         Some(Verb::Ls(args)) => images::run(args, context).await,
         Some(Verb::Pull(args)) => pull::run(args, context).await,
         Some(Verb::Tag(args)) => tag::run(args, context).await,
@@ -53,7 +62,7 @@ pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
         Some(Verb::Import(args)) => import::run(*args, context).await,
         Some(Verb::Export(args)) => save::run(args, context).await,
         Some(Verb::Label(args)) => label::run(args, Kind::Image, context).await,
-        Some(Verb::Unknown(words)) => later::run("image", &words),
+        Some(Verb::Instead { words }) => later::run("image", &words),
         Some(Verb::Prune(args)) => prune::run(args, context).await,
         Some(Verb::Check(args)) => check::run(args, context).await,
         Some(Verb::Tree(args)) => image_tree::run(args, context).await,

@@ -126,6 +126,19 @@ const INSTEAD: &[(&str, &str)] = &[
     ("volumes", NO_VOLUME),
 ];
 
+/// The hidden verb of a group in which other words are names: what follows it is no verb of ours.
+pub const INSTEAD_OF: &str = "instead-of";
+
+/// Whether a word of `group` is one of those, so that there is something to say about it.
+pub fn is_told(group: &str, word: &str) -> bool {
+    INSTEAD.iter().any(|(tried, _)| tried.split_once(' ') == Some((group, word)))
+}
+
+/// Whether a word resembles a verb of `group`.
+pub fn is_slip(group: &str, word: &str) -> bool {
+    nearest_verb(group, word).is_some()
+}
+
 /// What is said of a word that is no verb (of `group`; empty: of bayplan itself).
 pub fn unknown(group: &str, words: &[OsString]) -> Fault {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
@@ -134,6 +147,14 @@ pub fn unknown(group: &str, words: &[OsString]) -> Fault {
     if let Some((_, instead)) = INSTEAD.iter().find(|(tried, _)| *tried == whole) {
         return fault.help(*instead);
     }
+    let before = if group.is_empty() { String::new() } else { format!("{group} ") };
+    match nearest_verb(group, &word) {
+        Some(near) => fault.help(format!("did you mean bayplan {before}{near}?")),
+        None => fault.help(format!("bayplan {before}--help lists what there is")),
+    }
+}
+
+fn nearest_verb(group: &str, word: &str) -> Option<String> {
     let tree = Cli::tree();
     let level = if group.is_empty() { Some(&tree) } else { tree.find_subcommand(group) };
     let known: Vec<&str> = level
@@ -142,11 +163,7 @@ pub fn unknown(group: &str, words: &[OsString]) -> Fault {
         .filter(|verb| !verb.is_hide_set())
         .flat_map(|verb| std::iter::once(verb.get_name()).chain(verb.get_visible_aliases()))
         .collect();
-    let before = if group.is_empty() { String::new() } else { format!("{group} ") };
-    match names::nearest(&word, known) {
-        Some(near) => fault.help(format!("did you mean bayplan {before}{near}?")),
-        None => fault.help(format!("bayplan {before}--help lists what there is")),
-    }
+    names::nearest(word, known).map(str::to_owned)
 }
 
 /// The fault, for a verb that ends with it.

@@ -26,8 +26,8 @@ pub struct Args {
     /// Remove it after its end
     #[arg(long)]
     pub rm: bool,
-    /// Pass standard input on; -t means it
-    #[arg(short, long, conflicts_with_all = ["detach", "null_io"])]
+    /// Pass standard input on; -t means it. With -d: keep it open for whoever attaches
+    #[arg(short, long, conflicts_with = "null_io")]
     pub interactive: bool,
     /// Discard its output here; its log has it
     #[arg(long)]
@@ -48,7 +48,8 @@ pub struct Args {
 
 /// Runs it.
 pub async fn run(args: Args, context: &mut Context) -> Result<u8> {
-    let subject = flags::subject(args.flags, args.words)?;
+    let mut subject = flags::subject(args.flags, args.words)?;
+    subject.spec.stdin = args.interactive && args.detach;
     if !args.detach && subject.spec.restart != RestartPolicy::Never {
         return Err(Fault::new(Class::Usage, "a restart policy does not go with the foreground").help("add -d"));
     }

@@ -12,7 +12,8 @@ use crate::error::{Class, Fault, Result};
 /// The processes of a container
 ///
 /// PID is the number on the node, as other tools there take it; nspid is the one inside. Columns are named as ps(1) names
-/// them: pid, nspid, ppid, user, uid, %cpu, stat, etime, time, tty, rss, vsz, nlwp, comm, args.
+/// them: pid, nspid, ppid, user, uid, %cpu, stat, etime, time, tty, rss, vsz, nlwp, comm, args; execid is the id of
+/// what exec began.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Container
@@ -26,7 +27,7 @@ pub struct Args {
 /// A column by its words, its header, and what stands in it.
 type Column = (&'static [&'static str], &'static str, fn(&ProcessInfo) -> String);
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     (&["user", "euser", "uname"], "USER", |one| one.user.clone().unwrap_or_else(|| one.uid.to_string())),
     (&["uid", "euid"], "UID", |one| one.uid.to_string()),
     (&["pid", "hpid"], "PID", |one| one.pid.to_string()),
@@ -48,6 +49,7 @@ const COLUMNS: [Column; 16] = [
     (&["vsz", "vsize"], "VSZ", |one| render::size(one.virtual_size)),
     (&["nlwp", "thcount"], "NLWP", |one| one.threads.to_string()),
     (&["comm", "ucmd", "ucomm"], "COMMAND", |one| one.program.clone()),
+    (&["execid"], "EXEC ID", |one| one.exec_id.clone().unwrap_or_else(|| "-".into())),
     (&["args", "cmd", "command"], "COMMAND", |one| one.command.clone()),
 ];
 

@@ -75,7 +75,8 @@ impl Node {
         let processes = self.engine.processes(&id).await?;
         Ok(processes
             .into_iter()
-            .map(|one| ProcessInfo {
+            .map(|(one, exec_id)| ProcessInfo {
+                exec_id,
                 pid: one.pid,
                 inner_pid: one.inner_pid,
                 parent: one.parent,

@@ -446,7 +446,9 @@ impl Engine {
         }
         let record = &self.memory.read().containers.get(id).cloned().ok_or_else(|| not_found(id))?;
         let bundle = Bundle::create(&self.config().state, &id.0, &id.1).map_err(Fault::from)?;
-        let supervision = self.supervision(id, spec, record, options.lost)?;
+        let mut supervision = self.supervision(id, spec, record, options.lost)?;
+        // The input of a command in the foreground ends when that says so.
+        supervision.stdin &= options.stdio.stdin.is_none();
         let first_attempt = supervision.first_attempt;
         // The shim reads it first thing, for its own oom score.
         bundle.write_supervision(&supervision).map_err(Fault::from)?;
@@ -654,7 +656,7 @@ impl Engine {
             runtime_timeout_ms: None,
             stop_signal: Some(self.stop_signal(record, spec)),
             grace_ms: Some(u64::from(spec.termination_grace_period_seconds) * 1000),
-            stdin: false,
+            stdin: spec.stdin,
             reader_patience_ms: None,
         })
     }
@@ -671,7 +673,14 @@ impl Engine {
 
     /// What runs the container must be there before anything of it is made, and before what it replaces goes.
     fn check_runtime(&self, spec: &ContainerSpec, key: &ResourceKey) -> Result<()> {
-        self.runner(spec).map_err(|fault| in_container(key, fault))?;
+        let runner = self.runner(spec).map_err(|fault| in_container(key, fault))?;
+        if let (Runner::Foreign(_), true) = (runner, spec.stdin) {
+            let runtime = spec.runtime.as_deref().unwrap_or_default();
+            let message =
+                format!("the shim of {runtime} connects streams only at the start: it cannot keep stdin open");
+            let fault = Fault::new(Class::Refused, message).help("leave `stdin` out, or `runtime`");
+            return Err(in_container(key, fault));
+        }
         crate::runtime::check_own_shim(&self.config().shim_path())
             .map_err(|error| in_container(key, Fault::from(error)))
     }

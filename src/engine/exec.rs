@@ -93,7 +93,7 @@ impl Engine {
         let own = bundle.read_process().map_err(|error| Fault::from(error).help("restart the container"))?;
         let files = self.root_of(&running, bundle.path())?;
         let container = container_spec(&running.record.resource)?;
-        let (process, warnings) = spec::exec(&own, container, asked, &files, &self.host)
+        let (process, mut warnings) = spec::exec(&own, container, asked, &files, &self.host)
             .map_err(|error| exec_fault(&key.to_string(), error))?;
         if let Some(cwd) = asked.cwd.as_deref()
             && files.kind(cwd).is_ok_and(|kind| kind != Some(FileType::Directory))
@@ -106,7 +106,7 @@ impl Engine {
         let unable = |error| self.in_exec(id, &running.record, "exec", error);
         // Ours takes requests in the order in which they come: both are asked for at once.
         let mut started = None;
-        let added = if is_own_shim(&running.record) {
+        let added = if is_own_shim(&running.record) && timeout.is_none() {
             let (added, answer) = tokio::join!(client.exec(&exec_id, &process, stdio), client.start_exec(&exec_id));
             started = added.is_ok().then_some(answer);
             added
@@ -127,6 +127,13 @@ impl Engine {
             client.delete_exec(&exec_id).await.map_err(unable)?;
             client.exec(&exec_id, &process, stdio).await.map_err(unable)?;
         }
+        let timeout = match self.expire(&running, &exec_id, timeout, &mut warnings).await {
+            Ok(timeout) => timeout,
+            Err(error) => {
+                let _ = client.delete_exec(&exec_id).await;
+                return Err(unable(error));
+            }
+        };
         let started = match started {
             Some(started) => started,
             None => client.start_exec(&exec_id).await,
@@ -140,6 +147,25 @@ impl Engine {
         };
         self.follow_exec(id, &exec_id, client.clone(), timeout);
         Ok(ExecStarted { exec_id, pid, warnings })
+    }
+
+    /// Has the shim keep the time of a process, so that no daemon need live that long. What is left to be kept here.
+    async fn expire(
+        &self,
+        running: &Running,
+        exec_id: &str,
+        timeout: Option<Duration>,
+        warnings: &mut Vec<String>,
+    ) -> std::result::Result<Option<Duration>, RuntimeError> {
+        let Some(after) = timeout.filter(|_| is_own_shim(&running.record)) else { return Ok(timeout) };
+        match running.client.expire_exec(exec_id, after).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_unimplemented() => {
+                warnings.push("its shim is of an older release: its time is kept as long as this node runs".to_owned());
+                Ok(timeout)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The number of a further process that was started before, if it was. One that a daemon prepared and did not start
@@ -184,6 +210,7 @@ impl Engine {
         let key: ExecKey = (id.clone(), exec_id.to_owned());
         lock_of(&self.execs.known).insert(key.clone(), known.clone());
         let execs = Arc::clone(&self.execs);
+        let own = self.memory.read().containers.get(id).is_some_and(is_own_shim);
         tokio::spawn(async move {
             let exec_id = key.1.clone();
             let exit = match timeout {
@@ -191,7 +218,7 @@ impl Engine {
                 Some(timeout) => match tokio::time::timeout(timeout, client.wait_exec(&exec_id)).await {
                     Ok(exit) => exit,
                     Err(_) => {
-                        if let Err(error) = client.kill_exec(&exec_id, SIGKILL).await {
+                        if let Err(error) = client.kill_exec(&exec_id, SIGKILL, own).await {
                             tracing::warn!(container = %container_key(&key.0), %error, "a process outlived its time");
                         }
                         client.wait_exec(&exec_id).await
@@ -214,12 +241,12 @@ impl Engine {
         known
     }
 
-    /// Sends a signal to a further process.
-    pub async fn kill_exec(&self, id: &ContainerKey, exec_id: &str, signal: i32) -> Result<()> {
+    /// Sends a signal to a further process; `group`: to its process group, where the shim is ours.
+    pub async fn kill_exec(&self, id: &ContainerKey, exec_id: &str, signal: i32, group: bool) -> Result<()> {
         let running = self.live(id)?;
         running
             .client
-            .kill_exec(exec_id, signal)
+            .kill_exec(exec_id, signal, group && is_own_shim(&running.record))
             .await
             .map_err(|error| self.in_exec(id, &running.record, "kill", error))
     }

@@ -145,11 +145,8 @@ impl Engine {
     /// The blobs of every platform's image; that of the node's own platform, or the first where there is none.
     async fn fetch_all(&self, reference: &Reference, options: &PullOptions, progress: &Progress) -> Result<Image> {
         let target = self.images.pull_all(reference, options, progress).await.map_err(Fault::from)?;
-        self.images.load_image(&target.digest, &options.platform).or_else(|error| {
-            let first = self.images.platforms(&target.digest).into_iter().next();
-            let first = first.ok_or_else(|| Fault::from(error))?;
-            self.images.load_image(&target.digest, &first).map_err(Fault::from)
-        })
+        let found = self.images.of_any_platform(&target.digest, &options.platform);
+        found.map_err(|error| Fault::from(error.named(&reference.to_string())))
     }
 
     fn now_complete(&self, image: &Image) {

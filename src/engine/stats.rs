@@ -18,12 +18,15 @@ impl Engine {
             .map_err(|why| Fault::new(Class::Runtime, format!("the stats of container {}/{}: {why}", id.0, id.1)))
     }
 
-    /// The processes of a running task.
-    pub async fn processes(&self, id: &ContainerKey) -> Result<Vec<Process>> {
+    /// The processes of a running task, with the id of the execution that began one, where one did.
+    pub async fn processes(&self, id: &ContainerKey) -> Result<Vec<(Process, Option<String>)>> {
         let mut pids = self.running_client(id)?.pids().await.map_err(Fault::from)?;
         pids.sort_unstable();
-        let looked = tokio::task::spawn_blocking(move || procfs::look(&pids)).await;
-        looked.map_err(|error| Fault::new(Class::Bug, format!("looking at processes: {error}")))
+        let numbers: Vec<u32> = pids.iter().map(|(pid, _)| *pid).collect();
+        let looked = tokio::task::spawn_blocking(move || procfs::look(&numbers)).await;
+        let looked = looked.map_err(|error| Fault::new(Class::Bug, format!("looking at processes: {error}")))?;
+        let exec = |process: &Process| pids.iter().find(|(pid, _)| *pid == process.pid).and_then(|(_, id)| id.clone());
+        Ok(looked.into_iter().map(|process| (process.clone(), exec(&process))).collect())
     }
 
     /// Whoever knows the running task of a container.

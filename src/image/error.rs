@@ -103,6 +103,18 @@ pub enum ImageError {
         /// What the index offers.
         offered: Vec<Platform>,
     },
+    /// An index says another platform of a manifest than the manifest's own configuration.
+    #[error("image {image}: its index says that {manifest} is for {said}, and its configuration says {is}")]
+    Mislabelled {
+        /// Reference or digest of the index.
+        image: String,
+        /// Which manifest.
+        manifest: Digest,
+        /// By the index.
+        said: Box<Platform>,
+        /// By the configuration.
+        is: Box<Platform>,
+    },
     /// An index names it, and it is not here.
     #[error("image {image} is here for {}, and not for {wanted}", listed(.here))]
     Absent {
@@ -310,7 +322,9 @@ impl ImageError {
     /// The same failure of an image that is known by a better name than its digest.
     pub(crate) fn named(mut self, name: &str) -> Self {
         match &mut self {
-            Self::NotPresent { image, .. } | Self::Platform { image, .. } if image.starts_with("sha256:") => {
+            Self::NotPresent { image, .. } | Self::Platform { image, .. } | Self::Mislabelled { image, .. }
+                if image.starts_with("sha256:") =>
+            {
                 name.clone_into(image);
             }
             _ => {}
@@ -380,6 +394,7 @@ impl ImageError {
             }
             Self::TooLarge { .. } | Self::Malformed { .. } => (Class::Registry, None),
             Self::Unsupported { .. } => (Class::Refused, None),
+            Self::Mislabelled { .. } => (Class::Registry, Some("its owner has to make the index anew".into())),
             Self::Platform { .. } => {
                 (Class::NotFound, Some("choose one of them with --platform, or another image".into()))
             }

@@ -118,6 +118,25 @@ impl Images {
         self.load_image(target, platform).map_err(|error| self.explain(error, name, target, platform))
     }
 
+    /// The image for a platform or, where an index has none for it, for the first that it has.
+    pub fn of_any_platform(&self, target: &Digest, platform: &Platform) -> Result<Image, ImageError> {
+        let error = match self.load_image(target, platform) {
+            Ok(image) => return Ok(image),
+            Err(error) => error,
+        };
+        let here = self.platforms(target);
+        if let Some(image) = here.iter().find_map(|other| self.load_image(target, other).ok()) {
+            return Ok(image);
+        }
+        // Nothing is for what the index says: that is what is wrong, whatever was asked for.
+        let offered = if let ImageError::Platform { offered, .. } = &error { offered.as_slice() } else { &[] };
+        let lie = offered.iter().find_map(|other| match self.load_image(target, other) {
+            Err(lie @ ImageError::Mislabelled { .. }) => Some(lie),
+            _ => None,
+        });
+        Err(lie.unwrap_or(error))
+    }
+
     /// Why an image that people know by a name is not here for a platform.
     pub fn explain(&self, error: ImageError, name: &str, target: &Digest, platform: &Platform) -> ImageError {
         match (error, self.platforms(target)) {
@@ -145,9 +164,10 @@ impl Images {
         let (top, document) = stored(store, target)?;
         let mut offered = Vec::new();
         let mut missing = Vec::new();
+        let mut mislabelled = None;
         let mut seen = HashSet::from([target.clone()]);
-        let mut stack = vec![(top.clone(), Some(document), 0)];
-        while let Some((descriptor, document, depth)) = stack.pop() {
+        let mut stack = vec![(top.clone(), Some(document), 0, None)];
+        while let Some((descriptor, document, depth, said)) = stack.pop() {
             let document = match document {
                 Some(document) => document,
                 None if !store.has(&descriptor.digest) => {
@@ -158,9 +178,20 @@ impl Images {
             };
             match document {
                 Document::Manifest { config, layers } => {
+                    let (image, manifest) = (target.to_string(), descriptor.digest.clone());
                     match assemble(store, top.clone(), descriptor, config, layers, Some(platform)) {
-                        // Its index did not say so.
-                        Err(ImageError::Platform { offered: other, .. }) => offered.extend(other),
+                        Err(ImageError::Platform { offered: other, .. }) => match (said, other.first().cloned()) {
+                            (Some(said), Some(is)) => {
+                                mislabelled.get_or_insert(ImageError::Mislabelled {
+                                    image,
+                                    manifest,
+                                    said: Box::new(said),
+                                    is: Box::new(is),
+                                });
+                            }
+                            // Its index did not say so.
+                            _ => offered.extend(other),
+                        },
                         result => return result,
                     }
                 }
@@ -168,12 +199,15 @@ impl Images {
                     offered.extend(index::offered(&children));
                     for child in index::candidates(&children, platform).into_iter().rev() {
                         if seen.insert(child.descriptor.digest.clone()) {
-                            stack.push((child.descriptor.clone(), None, depth + 1));
+                            stack.push((child.descriptor.clone(), None, depth + 1, child.platform.clone()));
                         }
                     }
                 }
                 Document::Index(_) => {}
             }
+        }
+        if let (true, Some(mislabelled)) = (missing.is_empty(), mislabelled) {
+            return Err(mislabelled);
         }
         if missing.is_empty() {
             offered.sort();

@@ -60,7 +60,7 @@ impl Images {
         let name = reference.to_string();
         let mut search = Search::new(&name, &options.platform, target.clone(), bytes);
         // An entry that does not say what it is for is looked into: what its configuration says counts.
-        while let Some((manifest, bytes)) = search.next(self, &session).await? {
+        while let Some((manifest, bytes, said)) = search.next(self, &session).await? {
             let Document::Manifest { config, layers } = document::parse(&format!("image {name}"), &bytes)? else {
                 return Err(ImageError::Malformed {
                     what: format!("image {name}"),
@@ -72,7 +72,7 @@ impl Images {
                 return Err(ImageError::TooLarge { what, limit: MAX_CONFIG });
             }
             self.fetch_one(&session, &config, &progress).await?;
-            let (platform, target) = (options.platform.clone(), target.clone());
+            let (platform, target, digest) = (options.platform.clone(), target.clone(), manifest.digest.clone());
             let store = self.store().clone();
             let described = fetch::joined(tokio::task::spawn_blocking(move || {
                 super::load::describe(&store, target, manifest, config, layers, Some(&platform))
@@ -80,7 +80,7 @@ impl Images {
             let image = match described.await {
                 Ok(image) => image,
                 Err(ImageError::Platform { offered, .. }) => {
-                    search.offered.extend(offered);
+                    search.is_for_others(digest, said, offered);
                     continue;
                 }
                 Err(error) => return Err(error.named(&name)),
@@ -236,26 +236,43 @@ struct Search<'a> {
     platform: &'a Platform,
     /// What there is beside, for the error.
     offered: Vec<Platform>,
+    /// The first manifest that is not for what an index says.
+    mislabelled: Option<ImageError>,
     seen: HashSet<Digest>,
-    stack: Vec<(Descriptor, Option<Vec<u8>>, usize)>,
+    stack: Vec<Due>,
+}
+
+/// A document that is to be looked at.
+struct Due {
+    descriptor: Descriptor,
+    /// Where they are here.
+    bytes: Option<Vec<u8>>,
+    depth: usize,
+    /// What an index says that it is for.
+    said: Option<Platform>,
 }
 
 impl<'a> Search<'a> {
     fn new(name: &'a str, platform: &'a Platform, target: Descriptor, bytes: Vec<u8>) -> Self {
         let seen = HashSet::from([target.digest.clone()]);
-        Self { name, platform, offered: Vec::new(), seen, stack: vec![(target, Some(bytes), 0)] }
+        let stack = vec![Due { descriptor: target, bytes: Some(bytes), depth: 0, said: None }];
+        Self { name, platform, offered: Vec::new(), mislabelled: None, seen, stack }
     }
 
-    /// The next manifest.
-    async fn next(&mut self, images: &Images, session: &Session) -> Result<Option<(Descriptor, Vec<u8>)>, ImageError> {
+    /// The next manifest, and what an index says that it is for.
+    async fn next(
+        &mut self,
+        images: &Images,
+        session: &Session,
+    ) -> Result<Option<(Descriptor, Vec<u8>, Option<Platform>)>, ImageError> {
         let what = || format!("image {}", self.name);
-        while let Some((descriptor, bytes, depth)) = self.stack.pop() {
+        while let Some(Due { descriptor, bytes, depth, said }) = self.stack.pop() {
             let bytes = match bytes {
                 Some(bytes) => bytes,
                 None => images.manifest(session, &descriptor.digest, Some(descriptor.size)).await?.1,
             };
             let Document::Index(children) = document::parse(&what(), &bytes)? else {
-                return Ok(Some((descriptor, bytes)));
+                return Ok(Some((descriptor, bytes, said)));
             };
             if depth >= index::MAX_DEPTH {
                 let why = format!("it nests indexes more than {} deep", index::MAX_DEPTH);
@@ -267,15 +284,35 @@ impl<'a> Search<'a> {
                     return Err(ImageError::TooLarge { what: what(), limit: MAX_MANIFEST });
                 }
                 if self.seen.insert(child.descriptor.digest.clone()) {
-                    self.stack.push((child.descriptor.clone(), None, depth + 1));
+                    let (descriptor, said) = (child.descriptor.clone(), child.platform.clone());
+                    self.stack.push(Due { descriptor, bytes: None, depth: depth + 1, said });
                 }
             }
         }
         Ok(None)
     }
 
+    /// A manifest is for something else, by its configuration.
+    fn is_for_others(&mut self, manifest: Digest, said: Option<Platform>, offered: Vec<Platform>) {
+        match (said, offered.first()) {
+            (Some(said), Some(is)) => {
+                let (image, is) = (self.name.to_owned(), is.clone());
+                self.mislabelled.get_or_insert(ImageError::Mislabelled {
+                    image,
+                    manifest,
+                    said: Box::new(said),
+                    is: Box::new(is),
+                });
+            }
+            _ => self.offered.extend(offered),
+        }
+    }
+
     /// That there is none.
     fn nothing(mut self) -> ImageError {
+        if let Some(mislabelled) = self.mislabelled {
+            return mislabelled;
+        }
         self.offered.sort();
         self.offered.dedup();
         let (image, wanted) = (self.name.to_owned(), self.platform.clone());

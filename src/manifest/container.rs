@@ -21,6 +21,7 @@ pub(super) const CONTAINER: Fields = Fields {
         "env",
         "user",
         "hostname",
+        "stdin",
         "tty",
         "mounts",
         "hostNetwork",
@@ -37,7 +38,6 @@ pub(super) const CONTAINER: Fields = Fields {
     ],
     later: &[
         "envFrom",
-        "stdin",
         "network",
         "networks",
         "ports",
@@ -112,6 +112,7 @@ impl Reader<'_> {
         spec.env = o.get("env").map(|(n, p)| self.env(n, &p)).unwrap_or_default();
         spec.user = o.get("user").and_then(|(n, p)| self.user(n, &p));
         spec.hostname = o.get("hostname").and_then(|(n, p)| self.hostname(n, &p));
+        spec.stdin = o.get("stdin").and_then(|(n, p)| self.boolean(n, &p)).unwrap_or_default();
         spec.tty = o.get("tty").and_then(|(n, p)| self.boolean(n, &p)).unwrap_or_default();
         spec.mounts = o.get("mounts").map(|(n, p)| self.mounts(n, &p)).unwrap_or_default();
         spec.host_network = o.get("hostNetwork").and_then(|(n, p)| self.boolean(n, &p)).unwrap_or_default();

@@ -265,6 +265,11 @@ pub struct ContainerSpec {
     /// Host name inside. Default: the container's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Standard input of the main process stays open, and who attaches can write to it. Default: it is empty; a terminal
+    /// (`tty`) can always be written to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
+    pub stdin: bool,
     /// Terminal (`tty: true`) for the main process.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("default" = false))]
@@ -337,6 +342,7 @@ impl ContainerSpec {
             env: IndexMap::new(),
             user: None,
             hostname: None,
+            stdin: false,
             tty: false,
             mounts: Vec::new(),
             host_network: false,

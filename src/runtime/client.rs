@@ -12,7 +12,7 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::oci::Options;
+use containerd_shim_protos::shim::oci::{Options, ProcessDetails};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::Serialize;
@@ -181,12 +181,16 @@ impl ShimClient {
         }
     }
 
-    /// Every process of the container.
-    pub async fn pids(&self) -> Result<Vec<u32>, RuntimeError> {
+    /// Every process of the container, with the id of the execution that began it, where one did.
+    pub async fn pids(&self) -> Result<Vec<(u32, Option<String>)>, RuntimeError> {
         let mut request = api::PidsRequest::new();
         request.id.clone_from(&self.task.id);
         let answer: api::PidsResponse = self.call("Pids", &request, Some(QUICK)).await?;
-        Ok(answer.processes.iter().map(|process| process.pid).collect())
+        let exec_id = |process: &api::ProcessInfo| {
+            let details = ProcessDetails::parse_from_bytes(&process.info.as_ref()?.value).ok()?;
+            Some(details.exec_id).filter(|id| !id.is_empty())
+        };
+        Ok(answer.processes.iter().map(|process| (process.pid, exec_id(process))).collect())
     }
 
     /// What the container uses, as [`super::metrics::read`] takes it.

@@ -11,7 +11,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use oci_spec::runtime::Process;
 
 use super::client::{QUICK, SLOW};
-use crate::shim::protocol::{ATTACH, AttachRequest, AttachResponse};
+use crate::shim::protocol::{ATTACH, AttachRequest, AttachResponse, EXPIRE, ExpireRequest};
 
 use super::{ExitRecord, RuntimeError, ShimClient, Stdio, TaskInfo, TaskStatus};
 
@@ -63,11 +63,18 @@ impl ShimClient {
         Ok(TaskInfo { pid: answer.pid, status, exit })
     }
 
-    /// Sends a signal to a further process.
-    pub async fn kill_exec(&self, exec_id: &str, signal: i32) -> Result<(), RuntimeError> {
-        let signal = u32::try_from(signal).unwrap_or_default();
-        let request = api::KillRequest { id: self.id(), exec_id: exec_id.to_owned(), signal, ..Default::default() };
+    /// Sends a signal to a further process; `group`: to its process group, by shims that know that.
+    pub async fn kill_exec(&self, exec_id: &str, signal: i32, group: bool) -> Result<(), RuntimeError> {
+        let (signal, exec_id) = (u32::try_from(signal).unwrap_or_default(), exec_id.to_owned());
+        let request = api::KillRequest { id: self.id(), exec_id, signal, all: group, ..Default::default() };
         self.call::<api::Empty>("Kill", &request, Some(QUICK)).await.map(drop)
+    }
+
+    /// Has the shim kill a further process, with its process group, when so much time has passed. Our shim only.
+    pub async fn expire_exec(&self, exec_id: &str, after: Duration) -> Result<(), RuntimeError> {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let request = ExpireRequest { exec_id: exec_id.to_owned(), after_ms };
+        self.own_call::<serde_json::Value>(EXPIRE, &request, Some(QUICK)).await.map(drop)
     }
 
     /// Forgets a further process that has ended, so that its id is free.

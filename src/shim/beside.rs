@@ -25,6 +25,17 @@ const MAX_EXECS: usize = 1024;
 /// Of these, such as have ended: whoever was to delete the others has died.
 const MAX_SPENT: usize = 64;
 
+/// Of OCI's resources, what is looked at here.
+#[derive(serde::Deserialize)]
+struct Limits {
+    memory: Option<Memory>,
+}
+
+#[derive(serde::Deserialize)]
+struct Memory {
+    limit: Option<i64>,
+}
+
 impl Task {
     /// `Exec`: keeps the description of one more process.
     pub fn add(&mut self, mut request: ExecProcessRequest, cx: &mut Context) -> Result<(), Refusal> {
@@ -99,10 +110,19 @@ impl Task {
             return Err(precondition(format!("task {} has no limits to change: it is {}", self.id, self.describe())));
         }
         let resources = request.resources.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
-        serde_json::from_slice::<serde::de::IgnoredAny>(resources).map_err(|error| {
+        let limits: Limits = serde_json::from_slice(resources).map_err(|error| {
             let message = format!("task {}: its limits are not the JSON of OCI resources: {error}", self.id);
             Refusal::new(Code::INVALID_ARGUMENT, message)
         })?;
+        // On v1 the kernel refuses what it cannot bring about; on v2 it kills until it fits.
+        let limit = limits.memory.and_then(|memory| u64::try_from(memory.limit?).ok()).filter(|limit| *limit > 0);
+        if let (Some(limit), Some(held)) = (limit, self.cgroup.held_memory())
+            && held > limit
+        {
+            let message =
+                format!("its processes hold {held} bytes of memory, and would be killed at a limit of {limit}");
+            return Err(Refusal::new(Code::INTERNAL, format!("update of task {}: {message}; stop it first", self.id)));
+        }
         self.executions += 1;
         let verb = Verb::Update(self.executions);
         let mut begin = || -> Result<Job, String> {

@@ -147,6 +147,16 @@ impl Cgroup {
         Some(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
 
+    /// Bytes of memory that the kernel cannot take back from the group by itself; `None` on v1.
+    pub fn held_memory(&self) -> Option<u64> {
+        let dir = self.dir("memory").filter(|_| self.is_v2())?;
+        let current: u64 = fs::read_to_string(dir.join("memory.current")).ok()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(dir.join("memory.stat")).ok()?;
+        let free = stat.lines().filter_map(|line| line.split_once(' '));
+        let free = free.filter(|(key, _)| ["inactive_file", "active_file", "slab_reclaimable"].contains(key));
+        Some(current.saturating_sub(free.filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok()).sum()))
+    }
+
     /// Every process in it, sub-groups included. Empty if the group is gone or unknown.
     pub fn pids(&self) -> Vec<Pid> {
         let mut found = Vec::new();

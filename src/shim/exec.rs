@@ -14,7 +14,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::proto::Code;
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+use rustix::process::{Pid, Signal, WaitStatus, getpgid, kill_process, kill_process_group};
 
 use super::job::Job;
 use super::note::note;
@@ -49,6 +49,10 @@ pub struct Exec {
     deletions: Vec<ReplyTo>,
     /// Until when a deletion waits for output that its reader has not taken.
     delete_until: Option<Instant>,
+    /// How long it may run once it does.
+    lasts: Option<Duration>,
+    /// When its time is over.
+    until: Option<Instant>,
 }
 
 /// Where it is.
@@ -97,6 +101,8 @@ impl Exec {
             waiters: Vec::new(),
             deletions: Vec::new(),
             delete_until: None,
+            lasts: None,
+            until: None,
         })
     }
 
@@ -133,12 +139,12 @@ impl Exec {
         Job::begin(runtime, execution, patience, cx.now, &mut cx.poll)
     }
 
-    /// `Kill`.
+    /// `Kill`; `all` means its process group.
     pub fn kill(&mut self, home: Home, request: &KillRequest) -> Answer {
         let number = signal(request.signal)?;
         let name = self.name(home);
         match &mut self.phase {
-            Phase::Running(pid) => kill_process(*pid, number)
+            Phase::Running(pid) => send(*pid, number, request.all)
                 .map_err(|error| Refusal::new(Code::INTERNAL, format!("{name}: signal {}: {error}", request.signal)))?,
             Phase::Starting { job, .. } if number == Signal::KILL => job.hurry(Instant::now()),
             Phase::Added(_) | Phase::Starting { .. } => {
@@ -166,6 +172,15 @@ impl Exec {
         self.deletions.push(reply);
         self.delete_until.get_or_insert(cx.now + OUTPUT_GRACE);
         Ok(())
+    }
+
+    /// `Expire` of our own protocol.
+    pub fn expire(&mut self, after: Duration, now: Instant) {
+        match self.phase {
+            Phase::Added(_) | Phase::Starting { .. } => self.lasts = Some(after),
+            Phase::Running(_) => self.until = now.checked_add(after),
+            Phase::Ended(_) => {}
+        }
     }
 
     /// `CloseIO` of standard input.
@@ -265,6 +280,7 @@ impl Exec {
             Some(pid) => {
                 self.last_pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.phase = Phase::Running(pid);
+                self.until = self.lasts.and_then(|lasts| cx.now.checked_add(lasts));
                 cx.events.tell(topics::TASK_EXEC_STARTED_EVENT_TOPIC, || TaskExecStarted {
                     container_id: home.id.to_owned(),
                     exec_id: self.id.clone(),
@@ -307,6 +323,7 @@ impl Exec {
 
     fn end(&mut self, ended: Ended, cx: &mut Context) {
         self.phase = Phase::Ended(ended);
+        self.until = None;
         self.stdio.drain(&mut cx.poll);
         self.stdio.ended(true, &mut cx.poll);
         for reply in std::mem::take(&mut self.waiters) {
@@ -321,18 +338,26 @@ impl Exec {
 
     /// When [`Self::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.phase {
+        let rest = match &self.phase {
             Phase::Starting { job, .. } => Some(job.deadline).into_iter().chain(self.stdio.deadline()).min(),
             _ if self.stdio.is_delivering() => self.stdio.deadline(),
             _ => self.delete_until,
-        }
+        };
+        self.until.into_iter().chain(rest).min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, cx: &mut Context) {
         self.stdio.tick(cx.now, &mut cx.poll);
-        if let Phase::Starting { job, .. } = &mut self.phase {
-            job.tick(cx.now);
+        match &mut self.phase {
+            Phase::Starting { job, .. } => job.tick(cx.now),
+            Phase::Running(pid) if self.until.is_some_and(|until| cx.now >= until) => {
+                self.until = None;
+                if let Err(error) = send(*pid, Signal::KILL, true) {
+                    note(format_args!("process {}: its time is over: {error}", self.id));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -380,6 +405,15 @@ impl Exec {
             Phase::Running(_) => "running",
             Phase::Ended(_) => "at its end",
         }
+    }
+}
+
+/// Signals a child that nobody has reaped, or its process group. Only a group that it leads, as what a runtime makes does,
+/// holds no others.
+fn send(pid: Pid, signal: Signal, group: bool) -> rustix::io::Result<()> {
+    match group && getpgid(Some(pid)) == Ok(pid) {
+        true => kill_process_group(pid, signal),
+        false => kill_process(pid, signal),
     }
 }
 

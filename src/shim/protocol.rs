@@ -26,6 +26,8 @@ pub const RELOAD: &str = "Reload";
 pub const STOP: &str = "Stop";
 /// `Attach`: [`AttachRequest`] → [`AttachResponse`]; the client gets the output from then on and may write input.
 pub const ATTACH: &str = "Attach";
+/// `Expire`: [`ExpireRequest`] → `{}`; the further process is killed, with its process group, when its time is over.
+pub const EXPIRE: &str = "Expire";
 
 /// How the shim looks after its container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,6 +234,16 @@ pub struct StopRequest {
     pub signal: i32,
     /// Milliseconds until SIGKILL to every process of the container.
     pub grace_ms: u64,
+}
+
+/// Gives a further process a time, from its start or, when it runs already, from now on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpireRequest {
+    /// Which execution.
+    pub exec_id: String,
+    /// Milliseconds.
+    pub after_ms: u64,
 }
 
 /// Asks to be attached to a living process.

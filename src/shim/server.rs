@@ -17,7 +17,9 @@ use super::conn::{Connection, Heard};
 use super::events::{Events, Host};
 use super::note::note;
 use super::poll::Poll;
-use super::protocol::{ATTACH, AttachRequest, RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest};
+use super::protocol::{
+    ATTACH, AttachRequest, EXPIRE, ExpireRequest, RELOAD, SERVICE, STOP, StopRequest, WATCH, WatchRequest,
+};
 use super::task::Task;
 use super::wire::{Answer, Refusal};
 
@@ -285,6 +287,11 @@ impl Server {
                     exec_id => task.exec(exec_id).and_then(|(home, exec)| exec.attach(home, &request, &mut self.cx)),
                 };
                 self.cx.answer(reply, answer);
+            }
+            EXPIRE => {
+                let request: ExpireRequest = from_json(payload)?;
+                task.exec(&request.exec_id)?.1.expire(Duration::from_millis(request.after_ms), self.cx.now);
+                self.cx.answer(reply, Ok(b"{}".to_vec()));
             }
             STOP => {
                 let request: StopRequest = from_json(payload)?;

@@ -1,5 +1,8 @@
 //! People who come to what runs already, and leave it running.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 
 use crate::interactive::{IMAGE, PROMPT, node_with_daemon, sessions, without_daemon};
@@ -80,6 +83,44 @@ fn without_a_terminal_a_guest_sees_what_is_written_and_how_it_ends() {
     node.bayplan(&["attach", "ticks"]).exits(125).says("bayplan -n default start ticks");
     node.bayplan(&["attach", "ghost"]).exits(125).says("ghost");
     assert_eq!(sessions(&node), 0);
+    node.close();
+}
+
+#[test]
+fn what_is_open_for_input_takes_it_from_whoever_comes() {
+    let node = node_with_daemon();
+    let script = "while read line; do echo got $line; done; echo over";
+    node.bayplan(&["run", "-d", "-i", IMAGE, "reads", "sh", "-c", script]).ok();
+    let inside = node.running("default", "reads");
+    assert_eq!(node.container("default", "reads").unwrap()["spec"]["stdin"], true);
+    let log = node.dir().join("seen");
+    for word in ["one", "two"] {
+        let mut guest = node.bare(&["attach", "reads"]);
+        let mut guest = guest.stdin(Stdio::piped()).stdout(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        writeln!(guest.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let got = format!("got {word}\n");
+        eventually("it reads", 20, || (std::fs::read_to_string(&log).unwrap() == got).then_some(()));
+        // Neither the end of a guest's input nor its own is the end of the process's.
+        drop(guest.stdin.take());
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+        assert_eq!(node.running("default", "reads"), inside);
+    }
+    assert_eq!(node.bayplan(&["logs", "reads"]).ok().stdout, "got one\ngot two\n");
+    node.bayplan(&["rm", "-f", "reads"]).ok();
+
+    // Whoever starts it with an input of its own owns the end as well.
+    node.bayplan(&["create", "-i", IMAGE, "once", "sh", "-c", script]).ok();
+    let mut once = node.command(&["start", "-i", "once"]);
+    let mut once = once.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    once.stdin.take().unwrap().write_all(b"three\n").unwrap();
+    let output = once.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+        (Some(0), "got three\nover\n")
+    );
+    let foreign = ["run", "-d", "-i", "--runtime", "io.containerd.runc.v2", IMAGE, "other", "sleep", "9"];
+    node.bayplan(&foreign).exits(5).says("leave `stdin` out");
     node.close();
 }
 

@@ -109,7 +109,7 @@ fn streams_and_statuses_are_the_process_own() {
 
 #[test]
 fn time_is_up_when_it_was_said() {
-    let node = node();
+    let mut node = node();
     node.bayplan(&["run", "-d", IMAGE, "x"]).ok();
     node.bayplan(&["exec", "--timeout", "300ms", "x", "sleep", "1000"]).exits(124).says("its time of 0.3 s was over");
     node.bayplan(&["exec", "--timeout", "1m", "x", "true"]).ok();
@@ -119,6 +119,25 @@ fn time_is_up_when_it_was_said() {
         let ps = node.bayplan(&["exec", "x", "ps"]).ok().stdout;
         (!ps.contains("sleep 2000")).then_some(())
     });
+    // What it began goes with it, and holds up nobody with the output that it has as well.
+    let family = "sleep 3000 & sleep 4000";
+    node.bayplan(&["exec", "--timeout", "300ms", "x", "sh", "-c", family]).exits(124);
+    let ps = node.bayplan(&["exec", "x", "ps"]).ok().stdout;
+    assert!(!ps.contains("sleep 3000") && !ps.contains("sleep 4000"), "{ps}");
+    // The shim keeps the time of one that nobody waits for: no daemon need be there.
+    node.bayplan(&["exec", "-d", "--timeout", "1500ms", "--exec-id", "alone", "x", "sh", "-c", family]).ok();
+    let described = node.bayplan(&["describe", "container", "x"]).ok().stdout;
+    assert!(described.contains("Execs:") && described.contains("alone"), "{described}");
+    let inside = |node: &TestNode| node.bayplan(&["top", "x", "args"]).ok().stdout;
+    assert!(inside(&node).contains("sleep 3000"));
+    node.kill_daemon();
+    eventually("its shim kills it", 20, || {
+        let inside = inside(&node);
+        (!inside.contains("sleep 3000") && !inside.contains("sleep 4000")).then_some(())
+    });
+    node.bayplan(&["exec", "-d", "--timeout", "300ms", "x", "sleep", "5000"]).ok();
+    eventually("also when there was none from the start", 20, || (!inside(&node).contains("sleep 5000")).then_some(()));
+    node.start_daemon();
     // Those that are not waited for go on by themselves, and their ids are free when they have ended.
     node.bayplan(&["exec", "-d", "--exec-id", "job", "x", "sh", "-c", "sleep 0.3; echo done >/tmp/done"]).ok();
     node.bayplan(&["exec", "--exec-id", "job", "x", "true"]).exits(125).says("already");

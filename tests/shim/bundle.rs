@@ -13,7 +13,6 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 
-pub const SHIM: &str = env!("CARGO_BIN_EXE_bayplan-shim");
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 pub struct Bundle {
@@ -23,11 +22,24 @@ pub struct Bundle {
     group: String,
 }
 
-/// Polls until `holds`, at most ten seconds.
+/// The shim's binary: cargo's, or the one beside `BAYPLAN_BIN`.
+pub fn shim() -> PathBuf {
+    let own = || PathBuf::from(env!("CARGO_BIN_EXE_bayplan-shim"));
+    std::env::var_os("BAYPLAN_BIN").map_or_else(own, |path| PathBuf::from(path).with_file_name("bayplan-shim"))
+}
+
+/// How many times longer than usual things may take here.
+pub fn patience() -> u32 {
+    std::env::var("BAYPLAN_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// Polls until `holds`, at most ten seconds × patience.
+#[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let limit = Duration::from_secs(10) * patience();
+    let end = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -113,7 +125,7 @@ impl Bundle {
 
     /// The same for a host that takes events at `address`.
     pub fn bootstrap_for(&self, address: &str, action: &str) -> Output {
-        Command::new(SHIM)
+        Command::new(shim())
             .args(["-namespace", "test", "-id", &self.id, "-address", address, action])
             .current_dir(&self.path)
             .output()

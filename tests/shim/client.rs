@@ -52,7 +52,7 @@ impl Client {
         let dir = std::fs::File::open(bundle).unwrap();
         let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), protocol::SOCKET_FILE);
         let socket = UnixStream::connect(path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30) * crate::bundle::patience())).unwrap();
         Self { socket, stream: 1 }
     }
 

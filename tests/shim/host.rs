@@ -18,7 +18,7 @@ use containerd_shim_protos::shim::oci::Options;
 use containerd_shim_protos::ttrpc::proto::{Code, Request};
 use serde_json::json;
 
-use crate::bundle::{Bundle, SHIM, alive, kill9, until};
+use crate::bundle::{Bundle, alive, kill9, patience, shim, until};
 use crate::client::{Client, Exec};
 
 /// A bundle as containerd makes it, whose runtime keeps its state in the bundle's temporary directory.
@@ -42,7 +42,7 @@ fn create(client: &mut Client, bundle: &Bundle) -> u32 {
 
 /// Starts with more in the environment and on standard input; what was printed.
 fn start(bundle: &Bundle, address: &Path, env: &[(&str, &str)], input: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(SHIM)
+    let mut child = Command::new(shim())
         .args(["-namespace", "test", "-id", &bundle.id, "-address", address.to_str().unwrap(), "start"])
         .envs(env.iter().copied())
         .current_dir(&bundle.path)
@@ -58,7 +58,7 @@ fn start(bundle: &Bundle, address: &Path, env: &[(&str, &str)], input: &[u8]) ->
 
 fn dial(address: &str) -> Client {
     let socket = UnixStream::connect(address.strip_prefix("unix://").unwrap()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30) * patience())).unwrap();
     Client { socket, stream: 1 }
 }
 
@@ -94,7 +94,7 @@ fn listen(path: &Path) -> Receiver<Envelope> {
 }
 
 fn next(events: &Receiver<Envelope>) -> Envelope {
-    events.recv_timeout(Duration::from_secs(10)).unwrap()
+    events.recv_timeout(Duration::from_secs(10) * patience()).unwrap()
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn without_a_ttrpc_address_the_hosts_program_is_told() {
     let (program, log) = (bundle.dir.path().join("publish"), bundle.dir.path().join("published"));
     fs::write(&program, format!("#!/bin/sh\necho \"$* $(wc -c)\" >> {}\n", log.display())).unwrap();
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let started = Command::new(SHIM)
+    let started = Command::new(shim())
         .args(["-namespace", "test", "-id", &bundle.id, "-address", "/nonexistent/c.sock", "-publish-binary"])
         .arg(&program)
         .arg("start")
@@ -295,7 +295,7 @@ fn runtime_options_reach_the_runtime() {
 
 #[test]
 fn the_shim_tells_what_it_is() {
-    let output = Command::new(SHIM).arg("-info").stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(shim()).arg("-info").stdin(Stdio::null()).output().unwrap();
     let info = containerd_shim_protos::types::introspection::RuntimeInfo::parse_from_bytes(&output.stdout).unwrap();
     assert_eq!(
         (info.name.as_str(), info.version.version.as_str()),

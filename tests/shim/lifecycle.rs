@@ -8,7 +8,7 @@ use containerd_shim_protos::api::{ConnectRequest, ConnectResponse, PidsRequest, 
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::Code;
 
-use crate::bundle::{Bundle, alive, kill9, status, until};
+use crate::bundle::{Bundle, alive, kill9, patience, status, until};
 use crate::client::{Client, TASK};
 
 #[test]
@@ -100,7 +100,7 @@ fn processes_left_in_the_hosts_pid_namespace_are_ended_with_the_container() {
     let mut client = bundle.run();
     let began = Instant::now();
     client.wait(&bundle.id).unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "the exit waited for a process that held the pipe");
+    assert!(began.elapsed() < Duration::from_secs(2) * patience(), "the exit waited for a process that held the pipe");
     let orphan: u32 = bundle.lines("0.log")[0].parse().unwrap();
     until("the orphan ends", || !alive(orphan));
     client.delete(&bundle.id).unwrap();

@@ -1,5 +1,6 @@
 //! The shim as its hosts see it: the real binary, the real `runc`, a hand-made bundle, and a client that speaks
-//! ttrpc by hand. Needs root and the packages `runc` and `busybox-static`.
+//! ttrpc by hand. Needs root and the packages `runc` and `busybox-static`. `BAYPLAN_BIN` and `BAYPLAN_TEST_PATIENCE`
+//! are as for the end-to-end tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails there")]
 

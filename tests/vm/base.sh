@@ -8,7 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 suite=bookworm
 packages="systemd systemd-sysv dbus udev kmod linux-image-cloud-amd64 initramfs-tools apparmor procps iproute2 attr \
- runc busybox-static docker-registry containernetworking-plugins skopeo umoci apache2-utils zstd jq strace make ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
+ runc containerd busybox-static docker-registry containernetworking-plugins skopeo umoci apache2-utils zstd jq strace make ca-certificates ${BAYPLAN_VM_PACKAGES:-}"
 
 cache=${BAYPLAN_VM_CACHE:-${XDG_CACHE_HOME:-/var/tmp}/bayplan-test-vm}
 id=$({ echo "$suite" $packages; cat "$here/guest/agent" "$here/guest/agent.service" "${BASH_SOURCE[0]}"; } | sha256sum | cut -c1-12)
@@ -40,7 +40,7 @@ echo '/dev/vda / ext4 rw,noatime 0 1' >"$root/etc/fstab"
 echo bay >"$root/etc/hostname"
 echo '127.0.0.1 localhost bay' >"$root/etc/hosts"
 mkdir -p "$root/var/log/journal"
-for unit in docker-registry.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \
+for unit in containerd.service docker-registry.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \
   e2scrub_all.timer fstrim.timer systemd-timesyncd.service; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done

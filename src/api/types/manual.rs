@@ -339,7 +339,7 @@ pub struct KillRequest {
     pub name: String,
     /// The signal's number.
     pub signal: i32,
-    /// To every process of the container.
+    /// To every process of the container; of a further process: to its process group.
     #[serde(default)]
     pub all: bool,
     /// To a further process; absent: to the task's own.

@@ -97,4 +97,7 @@ pub struct ProcessInfo {
     pub program: String,
     /// Its command line.
     pub command: String,
+    /// Which further process of the container it is; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec_id: Option<String>,
 }

@@ -264,7 +264,7 @@ async fn follow(session: Session, context: &mut Context) -> Result<u8> {
             () = &mut meanwhile.patience => meanwhile.asked.push(process.end(AFTER_STOP)),
             () = &mut timeout => {
                 timed_out = true;
-                meanwhile.asked.push(process.kill(SIGKILL, false));
+                meanwhile.asked.push(process.kill(SIGKILL, true));
             }
             Some(answer) = meanwhile.asked.next(), if !meanwhile.asked.is_empty() => answer?,
             Ok(()) = daemon.changed() => {

@@ -120,10 +120,11 @@ impl Process {
         }
     }
 
-    /// Sends a signal. One that has ended needs none: its exit is on its way.
+    /// Sends a signal; `all`: to every process of the container, or to the process group of a further process. One that has
+    /// ended needs none: its exit is on its way.
     pub(super) fn kill(&self, signal: i32, all: bool) -> BoxFuture<'static, Result<()>> {
         let Self { node, namespace, name, .. } = self.clone();
-        let request = KillRequest { namespace, name, signal, all: all && !self.is_exec(), exec_id: self.exec_id() };
+        let request = KillRequest { namespace, name, signal, all, exec_id: self.exec_id() };
         async move {
             let sent = node.kill(request.clone()).await;
             if sent.is_err() && came_back(&node).await {
@@ -161,7 +162,7 @@ impl Process {
     /// Ends it, whatever it says.
     pub(super) fn end(&self, grace: Duration) -> BoxFuture<'static, Result<()>> {
         if self.is_exec() {
-            return self.kill(SIGKILL, false);
+            return self.kill(SIGKILL, true);
         }
         let Self { node, namespace, name, .. } = self.clone();
         let request = StopRequest { namespace, name, grace_ms: u64::try_from(grace.as_millis()).ok() };

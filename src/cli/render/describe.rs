@@ -7,12 +7,17 @@ use jiff::Timestamp;
 
 use super::table::{NONE, Table};
 use super::{events, prose, size, time, yaml};
-use crate::api::{Condition, ContainerStatus, EventRecord, Item, Portion, Status};
+use crate::api::{Condition, ContainerStatus, EventRecord, Item, Portion, ProcessInfo, Status};
 use crate::error::Result;
 use crate::oci::Digest;
 
 /// The sections of an item: what it is, what is wanted, what is, why, what happened.
-pub(in crate::cli) fn item(item: &Item, happened: &[EventRecord], now: Timestamp) -> Result<String> {
+pub(in crate::cli) fn item(
+    item: &Item,
+    execs: &[ProcessInfo],
+    happened: &[EventRecord],
+    now: Timestamp,
+) -> Result<String> {
     let mut text = String::new();
     let metadata = &item.metadata;
     let mut fields = vec![
@@ -35,6 +40,7 @@ pub(in crate::cli) fn item(item: &Item, happened: &[EventRecord], now: Timestamp
     }
     text.push_str("Status:\n");
     section(&mut text, "  ", &mut status(&item.status, now));
+    further_processes(&mut text, execs);
     conditions(&mut text, item.status.conditions(), now);
     if happened.is_empty() {
         let _ = writeln!(text, "Events:  {NONE}");
@@ -129,6 +135,24 @@ fn container(status: &ContainerStatus, now: Timestamp) -> Vec<(&'static str, Str
 /// How far an image is: `42%, 66.4 MB of 158 MB`.
 fn pulling(portion: Portion) -> String {
     format!("{}%, {} of {}", portion.percent(), size(portion.done), size(portion.total))
+}
+
+/// What `exec` began and has not ended; nothing where there is none.
+fn further_processes(text: &mut String, execs: &[ProcessInfo]) {
+    if execs.is_empty() {
+        return;
+    }
+    let mut table = Table::new(["EXEC ID", "PID", "USER", "AGE", "COMMAND"]);
+    for one in execs {
+        table.row([
+            one.exec_id.clone().unwrap_or_default(),
+            one.pid.to_string(),
+            one.user.clone().unwrap_or_else(|| one.uid.to_string()),
+            time::span(i64::try_from(one.age_ms / 1000).unwrap_or(i64::MAX)),
+            one.command.clone(),
+        ]);
+    }
+    let _ = writeln!(text, "Execs:\n{}", table.render("  ").trim_end());
 }
 
 fn conditions(text: &mut String, conditions: &[Condition], now: Timestamp) {

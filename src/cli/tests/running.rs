@@ -70,6 +70,7 @@ fn top_has_the_columns_asked_for() {
         terminal: None,
         program: "nginx".into(),
         command: "nginx -g daemon off;".into(),
+        exec_id: None,
     }];
     insta::assert_snapshot!(bench.run("top web -n shop").all(), @r"
     --- out
@@ -77,6 +78,15 @@ fn top_has_the_columns_asked_for() {
     www    4711   4700   5.0    90s       ?     00:00:04   nginx -g daemon off;
     === exit 0
     ");
+    // What exec began is shown where all about a container is.
+    let mut shell = bench.node.state().processes[0].clone();
+    (shell.pid, shell.exec_id, shell.command) = (4801, Some("shell".into()), "sh -i".into());
+    bench.node.state().processes.push(shell);
+    let described = bench.run("-n shop describe container web").out;
+    let execs = "Execs:\n  EXEC ID   PID    USER   AGE   COMMAND\n  shell     4801   www    90s   sh -i\n";
+    assert!(described.contains(execs), "{described}");
+    assert!(bench.run("-n shop top web execid").out.ends_with("-\nshell\n"));
+    bench.node.state().processes.pop();
     insta::assert_snapshot!(bench.run("-n shop top web -eo pid,nspid,comm").all(), @r"
     --- out
     PID    NSPID   COMMAND

@@ -65,6 +65,39 @@ fn wrong_usage_is_2_and_a_slip_is_named() {
 }
 
 #[test]
+fn images_are_chosen_by_name_and_slips_of_verbs_are_still_slips() {
+    let bench = Bench::shop();
+    for (line, count) in [
+        ("images web", 2),
+        ("image -q web:1", 1),
+        ("image ls registry.local/web:stable", 1),
+        ("i web:1 web:stable", 2),
+        ("images registry.local/*", 2),
+        ("images nginx", 0),
+        ("image ls pul", 0),
+    ] {
+        let ran = bench.run(&format!("{line} -n shop -o name"));
+        assert_eq!((ran.status, ran.out.lines().count()), (0, count), "{line}: {}", ran.err);
+    }
+    insta::assert_snapshot!(bench.run("images nginx -n shop").all(), @r"
+    --- err
+    no images named nginx in namespace shop
+    === exit 0
+    ");
+    for (line, help) in [
+        ("image pul", "bayplan image pull?"),
+        ("images rmm web:1", "bayplan image rm?"),
+        ("image frobnicate web:1", "--help"),
+        ("image web ls", "--help"),
+        ("image build -t x .", "buildah"),
+        ("images history web:1", "bayplan image inspect"),
+    ] {
+        let ran = bench.run(line);
+        assert!(ran.status == 2 && ran.err.contains(help), "{line}: {}", ran.err);
+    }
+}
+
+#[test]
 fn completion_is_there_for_every_shell() {
     let bench = Bench::shop();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -154,7 +154,7 @@ impl Node {
         let id = (request.namespace, request.name);
         self.known(&id)?;
         match &request.exec_id {
-            Some(exec_id) => self.engine.kill_exec(&id, exec_id, request.signal).await,
+            Some(exec_id) => self.engine.kill_exec(&id, exec_id, request.signal, request.all).await,
             None => self.engine.kill(&id, request.signal, request.all).await,
         }
     }

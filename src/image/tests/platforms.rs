@@ -110,3 +110,38 @@ fn entries_that_do_not_say_what_they_are_for_are_looked_into() {
     let offers = "has no manifest for linux/s390x; it offers linux/amd64, linux/arm64";
     assert!(error.ends_with(offers), "{error}");
 }
+
+/// The lie is told, whichever way it is met: not that the index offers what was asked for and has none of it.
+#[test]
+fn an_index_that_lies_about_a_platform_is_told_as_such() {
+    let mut blobs = Blobs::default();
+    let arm64 = blobs.image("arm64", &[LayerTar::new().file("a", b"arm64").done()]);
+    let amd64 = blobs.image("amd64", &[LayerTar::new().file("a", b"amd64").done()]);
+    let lie = blobs.index(&[(&arm64, Some("amd64"))]);
+    let foreign = blobs.index(&[(&amd64, Some("s390x"))]);
+    let half = blobs.index(&[(&arm64, Some("amd64")), (&amd64, Some("amd64"))]);
+    let node = Node::plain();
+    let pointers = [("lie", &lie), ("foreign", &foreign), ("half", &half)];
+    let server = node.runtime.block_on(Server::start(blobs, &pointers, |_| None));
+    let name = |tag: &str| format!("{}/lab/app:{tag}", server.host);
+    let amd = "linux/amd64".parse().unwrap();
+    let options = || PullOptions { platform: "linux/amd64".parse().unwrap(), ..PullOptions::default() };
+    let all = |tag: &str| {
+        let (reference, options, silent) = (name(tag).parse().unwrap(), options(), silent());
+        let pulled = node.runtime.block_on(node.images.pull_all(&reference, &options, &silent)).unwrap();
+        node.images.of_any_platform(&pulled.digest, &amd)
+    };
+
+    let told = format!("says that {} is for linux/amd64, and its configuration says linux/arm64", arm64.digest);
+    let single = node.pull(&name("lie"), &options()).unwrap_err().to_string();
+    assert!(single.ends_with(&told), "{single}");
+    let every = all("lie").unwrap_err().to_string();
+    assert!(every.ends_with(&told), "{every}");
+    // Of a platform that was not asked for.
+    let told = format!("says that {} is for linux/s390x, and its configuration says linux/amd64", amd64.digest);
+    let every = all("foreign").unwrap_err().to_string();
+    assert!(every.ends_with(&told), "{every}");
+    // An entry that is right is taken, lies beside it or not.
+    assert_eq!(node.pull(&name("half"), &options()).unwrap().manifest.digest, amd64.digest);
+    assert_eq!(all("half").unwrap().manifest.digest, amd64.digest);
+}
