@@ -10,6 +10,7 @@ mod adopt;
 mod check;
 mod collect;
 mod container;
+mod ending;
 mod events;
 mod exec;
 mod image;
@@ -21,6 +22,8 @@ mod moving;
 mod observe;
 mod registry;
 mod root;
+mod runner;
+mod starting;
 mod stats;
 mod teardown;
 mod transfers;
@@ -48,13 +51,15 @@ pub use crate::runtime::Stdio as TaskStdio;
 pub use crate::runtime::spec::ExecSpec;
 pub use check::{Examination, Examined, Flaw, Found};
 pub use collect::{ContentLease, Freed, Garbage};
-pub use container::{Departed, Launched, Making, StartOptions, container_key};
+pub use container::{Making, container_key};
+pub use ending::Departed;
 pub use events::EventLog;
 pub use exec::{ExecStarted, ExecWhose};
 pub use memory::{ContainerKey, Memory, Records};
 pub use monitor::Task;
 pub use moving::{ImportMove, ImportProgress, Incoming};
 pub use observe::Freshness;
+pub use starting::{Launched, StartOptions};
 pub use transfers::{Move, Transfers};
 pub use unwanted::GivenUp;
 pub use views::View;
@@ -76,7 +81,7 @@ pub struct Engine {
     unwanted: unwanted::Unwanted,
     // Further processes that are waited for.
     execs: Arc<exec::Execs>,
-    departed: Mutex<VecDeque<container::Departed>>,
+    departed: Mutex<VecDeque<ending::Departed>>,
     answers: Mutex<HashMap<Reference, Answer>>,
     // Counts what may matter to a plan or to somebody who waits.
     generation: watch::Sender<u64>,

@@ -16,6 +16,10 @@ use super::wire::Refusal;
 
 /// Between looks.
 const EVERY: Duration = Duration::from_millis(2);
+/// After so many looks a group of v1 goes on for a moment: one that gets processes while it freezes, as by an exec, may not
+/// come to the end of it otherwise.
+const LOOKS: u32 = 50;
+const A_MOMENT: Duration = Duration::from_millis(10);
 /// What does not stand still by then waits for something that does not come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -23,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Freezing {
     frozen: bool,
     replies: Vec<ReplyTo>,
+    looks: u32,
     /// When to look again.
     pub next: Instant,
     until: Instant,
@@ -43,7 +48,7 @@ impl Task {
                     Refusal::new(Code::INTERNAL, format!("task {} cannot be {verb}: its freezer: {error}", self.id))
                 })?;
                 let until = cx.now + PATIENCE;
-                self.freezing = Some(Freezing { frozen, replies: vec![reply], next: cx.now, until });
+                self.freezing = Some(Freezing { frozen, replies: vec![reply], looks: 0, next: cx.now, until });
                 self.look_at_freezer(cx);
             }
         }
@@ -63,9 +68,15 @@ impl Task {
         }
         let through = self.cgroup.is_frozen() == Some(freezing.frozen);
         if !through && cx.now < freezing.until {
-            // A group of v1 that gets a process meanwhile has to be told again.
-            let _ = self.cgroup.freeze(freezing.frozen);
-            freezing.next = cx.now + EVERY;
+            freezing.looks += 1;
+            if freezing.frozen && freezing.looks.is_multiple_of(LOOKS) && !self.cgroup.is_v2() {
+                self.cgroup.thaw();
+                freezing.next = cx.now + A_MOMENT;
+            } else {
+                // A group of v1 that gets a process meanwhile has to be told again.
+                let _ = self.cgroup.freeze(freezing.frozen);
+                freezing.next = cx.now + EVERY;
+            }
             return;
         }
         let Some(Freezing { frozen, replies, .. }) = self.freezing.take() else { return };
