@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::poll::Poll;
 use super::spawn::spawn_with;
@@ -41,6 +41,7 @@ pub struct Logger {
     path: String,
     /// Names the process and no other; `None` once it has ended.
     process: Option<(OwnedFd, u64)>,
+    pid: Pid,
     ready: Option<(OwnedFd, u64)>,
     pub readiness: Readiness,
     deadline: Option<Instant>,
@@ -72,6 +73,7 @@ impl Logger {
         let logger = Self {
             path,
             process: Some((process, process_token)),
+            pid,
             ready: Some((ready, ready_token)),
             readiness: Readiness::Waiting,
             deadline: Some(Instant::now() + READY),
@@ -130,7 +132,7 @@ impl Logger {
         let Some((process, _)) = &self.process else { return false };
         let mut look = [PollFd::new(process, PollFlags::IN)];
         let _ = rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        look[0].revents().is_empty()
+        look[0].revents().is_empty() && !is_ending(self.pid)
     }
 
     /// Nothing more is written to it.
@@ -170,6 +172,16 @@ impl Drop for Logger {
             let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
         }
     }
+}
+
+/// Whether a process is on its way out: the kernel says so before it closes what the process has open (`PF_EXITING` in the
+/// flags of proc_pid_stat(5)), and its end a moment after.
+fn is_ending(pid: Pid) -> bool {
+    const PF_EXITING: u32 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // The name before it may hold anything, `)` too.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
 /// `binary:///path?a=b&c` → the path, and `a`, `b`, `c`: a name without a value is one argument.
