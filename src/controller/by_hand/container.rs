@@ -112,6 +112,12 @@ impl Node {
         let Some(record) = self.engine.memory().read().containers.get(&id).cloned() else {
             return Err(self.no_container(&id));
         };
+        if record.source == Source::Cli && self.declared(&key).is_none() {
+            // What a failed `create` made, whose daemon died before it was gone: the next plan takes it away.
+            return Err(Fault::new(Class::Refused, format!("{key} could not be made and is being removed")).help(
+                format!("make it anew once it is gone: bayplan -n {} wait container/{} --for deleted", id.0, id.1),
+            ));
+        }
         let task = self.engine.task(&id);
         if task.as_ref().is_some_and(|state| state.paused) {
             return Err(Fault::new(Class::Refused, format!("{key} is paused"))
