@@ -426,7 +426,17 @@ impl Crowd {
 
     async fn remove(&self, name: &str, force: bool) {
         let request = |force| RemoveContainerRequest { namespace: "default".into(), name: name.to_owned(), force };
-        let removed = self.insist(name, |node| async move { node.remove_container(request(force)).await }).await;
+        let mut removed = self.insist(name, |node| async move { node.remove_container(request(force)).await }).await;
+        // A shim that is killed in the middle of it may fail it; who asks again gets it done.
+        for _ in 0..5 {
+            let Err(fault) = removed.as_ref() else { break };
+            if fault.class != Class::Runtime {
+                break;
+            }
+            println!("{name} is removed again: {fault:?}");
+            tokio::time::sleep(POLL).await;
+            removed = self.insist(name, |node| async move { node.remove_container(request(force)).await }).await;
+        }
         match removed {
             Ok(_) => {}
             Err(fault) if fault.class == Class::NotFound => {}
